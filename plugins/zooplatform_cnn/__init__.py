@@ -1,0 +1,1 @@
+"""Plain CNN and MLP zoo networks."""

@@ -1,0 +1,1 @@
+"""Architecture adapter for any state dict."""

@@ -1,0 +1,1 @@
+"""Properties and SQL functions."""

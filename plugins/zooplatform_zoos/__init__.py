@@ -1,0 +1,1 @@
+"""Population sources: public zoo formats."""

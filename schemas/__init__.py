@@ -1,0 +1,1 @@
+"""Table definitions: one versioned JSON file per table; read through `zooplatform.schema`."""

@@ -1,0 +1,465 @@
+"""What crosses the plugin border: descriptors, records and protocols.
+
+Nothing heavy is imported here at run time, so that listing plugins stays cheap. Legend for shapes: N networks,
+P parameters of one network, E bytes of a network kept aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from torch import nn
+
+__all__ = [
+    "ArchitectureAdapter",
+    "ArchitectureSpec",
+    "BackendSpec",
+    "Checkpoint",
+    "CheckpointHeader",
+    "CheckpointRecord",
+    "CommandSpec",
+    "Condition",
+    "FitReport",
+    "Generator",
+    "GeneratorSpec",
+    "LayerSpec",
+    "Layout",
+    "LineageRecord",
+    "MetricRecord",
+    "ModelInfo",
+    "ModelRef",
+    "PopulationBatch",
+    "PopulationSource",
+    "Predictor",
+    "PredictorSpec",
+    "Progress",
+    "PropertySpec",
+    "Source",
+    "SourceFile",
+    "SourceSpec",
+    "SqlFunction",
+    "SqlView",
+    "StateDict",
+    "TensorSpec",
+    "TokenBatch",
+    "Tokenizer",
+    "TokenizerSpec",
+]
+
+StateDict: TypeAlias = "dict[str, torch.Tensor]"
+Config: TypeAlias = Mapping[str, Any]
+Relation: TypeAlias = Literal["checkpoint_of", "finetuned_from", "generated_by", "trained_on"]
+Origin: TypeAlias = Literal["reported", "measured", "predicted"]
+
+
+# --- tensors and layouts ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named array: its name in the state dict, dtype, shape and size.
+
+    `dtype` is torch's name without the prefix (`float32`, `bfloat16`, `float4_e2m1fn_x2`); formats whose elements torch
+    does not know keep their own name (`f6_e2m3`, `gguf.q4_k`) and stay bytes. `shape` is torch's shape: for packed
+    types it counts stored elements.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+    @property
+    def num_elements(self) -> int:
+        return prod(self.shape)
+
+
+Layout: TypeAlias = tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """What a layer is, for the tensors that belong to it.
+
+    `index` counts layers from the input; `type` is one of `conv linear norm embedding attention recurrent other`;
+    `tensors` are state-dict names, weight first.
+    """
+
+    index: int
+    name: str
+    type: str
+    tensors: tuple[str, ...]
+
+
+# --- what a source gives ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRecord:
+    """A value of a checkpoint: `value` as given by its origin, accuracies as fractions."""
+
+    name: str
+    value: float
+    dataset: str = ""
+    split: str = ""
+    origin: Origin = "reported"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageRecord:
+    """An edge from the model being ingested to `parent`, a model id or an outside reference such as `hf-hub:org/name`."""
+
+    parent: str
+    relation: Relation
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A trained network as its source describes it.
+
+    `key` identifies it within the source (a canonical reference, a run directory); with `revision` it decides the model
+    id, so the same thing ingested twice is the same model. `config` holds hyper-parameters as given.
+    """
+
+    key: str
+    name: str
+    source: str
+    revision: str = ""
+    license: str | None = None
+    base_model: str | None = None
+    seed: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    lineage: tuple[LineageRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file that a checkpoint came from.
+
+    `header` is the exact header of a `.safetensors` file (its 8 length bytes included), which export needs to give the
+    same file back; `tensors` are the state-dict names held by the file, in the order of their bytes.
+    """
+
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str | None = None
+    header: bytes | None = None
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointHeader:
+    """All that is known of a checkpoint before any weight is read.
+
+    `tensors` are in state-dict order. `tied` maps a name to the earlier name whose storage it shares. `metadata` is the
+    file's own string metadata, `config` the model's configuration (`config.json`), `notes` what was left out and why.
+    """
+
+    tensors: Layout
+    format: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """One openable thing of a source: canonical `ref` (with its scheme) and resolved `revision`."""
+
+    ref: str
+    name: str
+    revision: str = ""
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """One open checkpoint: header first, bytes on demand; a context manager that frees what it holds."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+    @property
+    def header(self) -> CheckpointHeader: ...
+    @property
+    def files(self) -> tuple[SourceFile, ...]: ...
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def epoch(self) -> float | None: ...
+    @property
+    def metrics(self) -> tuple[MetricRecord, ...]: ...
+
+    def buffer(self, name: str) -> memoryview:
+        """The C-contiguous little-endian bytes of tensor `name`, `TensorSpec.size_bytes` long.
+
+        Valid until the next call or `close`, so that a source may reuse one buffer.
+        """
+
+    def verify(self) -> None:
+        """Called after every tensor was read and before anything is committed; raises SourceError if a file is not what it claims."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Progress(Protocol):
+    """Where a source says how far it is; the command line shows it on stderr."""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None: ...
+
+
+class Source(Protocol):
+    """Single checkpoints behind a scheme."""
+
+    def list(self, ref: str, *, revision: str | None = None, limit: int | None = None) -> Iterator[ModelRef]:
+        """The checkpoints that `ref` (the text after the scheme) names; resolves every revision to a hash.
+
+        Raises:
+            SourceError: the reference is malformed, missing, gated or out of reach.
+        """
+
+    def open(self, ref: ModelRef, *, header_only: bool = False, progress: Progress | None = None) -> Checkpoint:
+        """Open one. With `header_only` no weight byte may be fetched and `Checkpoint.buffer` need not work.
+
+        Raises:
+            SourceError: the file is refused; the text names it, the reason and the remedy.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord:
+    """One row of a population: which model it belongs to, when it was taken and what was measured."""
+
+    model: ModelInfo
+    step: int | None = None
+    epoch: float | None = None
+    metrics: tuple[MetricRecord, ...] = ()
+    lineage: tuple[LineageRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PopulationBatch:
+    """Checkpoints of one architecture as one matrix.
+
+    Attributes:
+        layout: every tensor in state-dict order. Tensors of the dtype of `weights` lie in its columns in this order;
+            the others (for example the int64 counters of BatchNorm) lie in `aside` in this order, as bytes.
+        weights: (N, P), C-contiguous, float16/32/64.
+        rows: N records.
+        aside: (N, E) uint8, or None when every tensor has one dtype.
+        family: adapter that builds the network (`cnn`, `mlp`, `timm`), or empty.
+        config: what that adapter needs to build it.
+    """
+
+    layout: Layout
+    weights: npt.NDArray[Any]
+    rows: Sequence[CheckpointRecord]
+    aside: npt.NDArray[np.uint8] | None = None
+    family: str = ""
+    name: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PopulationSource(Protocol):
+    """Many checkpoints behind one reference, in batches of bounded size."""
+
+    def batches(
+        self, ref: str, *, done: frozenset[tuple[str, int | None]] = frozenset(), progress: Progress | None = None
+    ) -> Iterator[PopulationBatch]:
+        """Yield every checkpoint that is not in `done` ((model key, step) pairs already stored), in a stable order."""
+
+    def describe(self, ref: str) -> Mapping[str, str]:
+        """`name`, `license`, `citation` and `revision` of the zoo, as far as known."""
+
+
+# --- what the other kinds of plugin give -----------------------------------------------------------------------------
+
+
+class ArchitectureAdapter(Protocol):
+    """Knows one family of architectures."""
+
+    def matches(self, header: CheckpointHeader) -> bool: ...
+
+    def describe(self, header: CheckpointHeader) -> Mapping[str, Any]:
+        """`{"family", "name", "config"}`; `config` is what `build` needs, empty where it cannot be known."""
+
+    def layers(self, header: CheckpointHeader) -> tuple[LayerSpec, ...]: ...
+    def to_canonical(self, state: StateDict) -> StateDict: ...
+    def from_canonical(self, state: StateDict, *, layout: Layout) -> StateDict: ...
+
+    def build(self, config: Config) -> nn.Module:
+        """An initialised module whose `state_dict` has the layout; raises ArchitectureError when it cannot."""
+
+
+class TokenBatch(NamedTuple):
+    """Tokens of B networks: `tokens` (B, T, C) or code indices (B, T); `mask` (B, T, C) or (B, T), True = real.
+
+    `positions` (B, T, 3) holds (token index, layer index, index inside the layer); `scales` what decode needs to undo
+    the normalisation, by name.
+    """
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    scales: Mapping[str, torch.Tensor]
+
+
+class Condition(NamedTuple):
+    """What generation is told: plain words, a data set's name or images, an architecture."""
+
+    instruction: str | None = None
+    dataset: str | None = None
+    architecture_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """What fitting did: values measured on validation data, and notes worth keeping."""
+
+    metrics: Mapping[str, float]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+class Tokenizer(Protocol):
+    def fit(self, states: Iterable[StateDict], *, seed: int) -> None: ...
+    def encode(self, state: StateDict, *, layout: Layout) -> TokenBatch: ...
+    def decode(self, batch: TokenBatch, *, layout: Layout) -> StateDict: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+
+class Predictor(Protocol):
+    def fit(self, data: Any, *, target: str, config: Config, seed: int) -> FitReport: ...
+    def embed(self, batch: Any) -> torch.Tensor: ...
+    def predict(self, batch: Any) -> torch.Tensor: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+
+class Generator(Protocol):
+    def fit(self, data: Any, *, config: Config, seed: int) -> FitReport: ...
+    def sample(
+        self,
+        n: int,
+        *,
+        condition: Condition | None = None,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+    ) -> Iterator[TokenBatch]: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+
+# --- descriptors: plain data that hooks return -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """A named implementation behind an interface; `factory` is imported only when it is used.
+
+    Attributes:
+        name: `[a-z][a-z0-9-]*`, unique per kind.
+        factory: dotted path `package.module:Class`, called without arguments.
+        summary: one line for `zoo plugins`.
+        requires: import names that must be there; when one is missing the error shows `install`.
+        install: the pip line that brings them.
+        config_schema: name of the JSON schema of its configuration, or None.
+    """
+
+    name: str
+    factory: str
+    summary: str
+    requires: tuple[str, ...] = ()
+    install: str = ""
+    config_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec(BackendSpec):
+    """`scheme` is the text before the colon; `population` says that the factory gives a PopulationSource."""
+
+    scheme: str
+    population: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitectureSpec(BackendSpec):
+    """`families` are glob patterns of family names; of several adapters that match, the highest `specificity` wins."""
+
+    families: tuple[str, ...] = ()
+    specificity: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerSpec(BackendSpec):
+    token_kind: Literal["float", "index"] = "float"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorSpec(BackendSpec):
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSpec(BackendSpec):
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PropertySpec(BackendSpec):
+    """A value computed from the weights at ingest and stored as a `measured` metric named `name`.
+
+    The factory gives a callable `compute(state: StateDict, layers: tuple[LayerSpec, ...]) -> float | None`.
+    """
+
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlFunction:
+    """A SQL macro, applied to every connection: `name(parameters) AS sql`.
+
+    `null_handling` says in words what a NULL argument gives; `returns` is the DuckDB type.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    sql: str
+    returns: str
+    summary: str
+    null_handling: str = "NULL in, NULL out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlView:
+    """A view over the catalog's views: `CREATE VIEW name AS sql`."""
+
+    name: str
+    sql: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSpec:
+    """A click command at `target` (`package.module:command`), shown as `zoo NAME`; may not replace a built-in."""
+
+    name: str
+    target: str
+    summary: str
