@@ -129,7 +129,8 @@ class ModelInfo:
     """A trained network as its source describes it.
 
     `key` identifies it within the source (a canonical reference, a run directory); with `revision` it decides the model
-    id, so the same thing ingested twice is the same model. `config` holds hyper-parameters as given.
+    id, so the same thing ingested twice is the same model. `config` holds hyper-parameters as given, `metadata` what
+    else the source says (`tags`, `library`, model card).
     """
 
     key: str
@@ -140,6 +141,7 @@ class ModelInfo:
     base_model: str | None = None
     seed: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     lineage: tuple[LineageRecord, ...] = ()
 
 
