@@ -266,6 +266,9 @@ class PopulationBatch:
         aside: (N, E) uint8, or None when every tensor has one dtype.
         family: adapter that builds the network (`cnn`, `mlp`, `timm`), or empty.
         config: what that adapter needs to build it.
+        failed: (reference, reason) of checkpoints that could not be read, met since the last batch. The last batch may
+            have no rows and an empty layout when only such reports are left.
+        notes: what was normalised or left out and why, met since the last batch.
     """
 
     layout: Layout
@@ -275,6 +278,8 @@ class PopulationBatch:
     family: str = ""
     name: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    failed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class PopulationSource(Protocol):
