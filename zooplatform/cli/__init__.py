@@ -1,1 +1,148 @@
+"""The `zoo` command: a thin skin over the Python API.
 
+Only click is imported here. A command's module is imported when the command runs, so that
+`zoo --help` answers in milliseconds from the summaries below.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from zooplatform import __version__
+from zooplatform.cli._errors import ending_with_exit_codes
+from zooplatform.cli._output import survive_any_text
+from zooplatform.cli._session import Session, get_session
+from zooplatform.errors import PluginLoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+__all__ = ["COMMANDS", "BuiltinCommand", "main"]
+
+
+class BuiltinCommand(NamedTuple):
+    """Where a command lives and what root help says about it."""
+
+    target: str
+    summary: str
+
+
+# In the order of root help: from a first look to maintenance. A summary is the first line of the
+# command's own help.
+COMMANDS: Mapping[str, BuiltinCommand] = {
+    "ingest": BuiltinCommand("zooplatform.cli.ingest:ingest", "Store checkpoints in the catalog."),
+    "query": BuiltinCommand("zooplatform.cli.query:query", "Ask the catalog in SQL."),
+    "ls": BuiltinCommand("zooplatform.cli.browse:ls", "List zoos, models or checkpoints."),
+    "show": BuiltinCommand(
+        "zooplatform.cli.browse:show", "Show one zoo, model or checkpoint whole."
+    ),
+    "export": BuiltinCommand(
+        "zooplatform.cli.export:export", "Write a checkpoint to a safetensors file."
+    ),
+}
+
+
+class RootGroup(click.Group):
+    """Names commands from the table above and from plugins; imports the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(_plugin_commands(ctx))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            return _imported(COMMANDS[cmd_name].target)
+        # Plugins are asked last, so they can never take the place of a built-in command.
+        spec = _plugin_commands(ctx).get(cmd_name)
+        if spec is None:
+            return None
+        owner, target, _ = spec
+        try:
+            return _imported(target)
+        except Exception as error:
+            raise PluginLoadError(
+                f"`zoo {cmd_name}` of plugin {owner!r} cannot be loaded from {target!r}: "
+                f"{type(error).__name__}: {error}. See `zoo plugins show {owner}`."
+            ) from error
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-"):
+            known = [*COMMANDS]
+            if name not in known:
+                known += _plugin_commands(ctx)
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the stored summaries; click's own version would import every command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
+        from_plugins = _plugin_commands(ctx)
+        if from_plugins:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(
+                    [
+                        (name, f"{summary} [{owner}]")
+                        for name, (owner, _, summary) in sorted(from_plugins.items())
+                    ]
+                )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        survive_any_text()
+        with ending_with_exit_codes(ctx):
+            return super().invoke(ctx)
+
+
+def _plugin_commands(ctx: click.Context) -> dict[str, tuple[str, str, str]]:
+    """Command name -> (owner, target, summary), without those named like a built-in command."""
+    return {
+        spec.name: (owner, spec.target, spec.summary)
+        for owner, spec in get_session(ctx).registry.commands
+        if spec.name not in COMMANDS
+    }
+
+
+def _imported(target: str) -> click.Command:
+    """The click command at `package.module:attribute`."""
+    module, _, attribute = target.partition(":")
+    command = getattr(importlib.import_module(module), attribute)
+    if not isinstance(command, click.Command):
+        raise TypeError(f"{target} is a {type(command).__name__}, not a click command")
+    return command
+
+
+@click.group(
+    cls=RootGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="zoo", message="%(prog)s %(version)s")
+@click.option(
+    "--no-plugins",
+    is_flag=True,
+    is_eager=True,  # so that it is known when --help, which is eager too, lists the commands
+    help="Load no plugin, built-in ones included. [default: off]",
+)
+@click.pass_context
+def main(ctx: click.Context, no_plugins: bool) -> None:
+    """A database of trained neural networks.
+
+    Results go to stdout, notes and progress to stderr. Exit codes: 0 done, 1 failed for a reason
+    that is printed, 2 wrong usage, 130 interrupted. ZOO_DEBUG=1 shows the traceback of a failure.
+
+    \b
+    zoo demo                                    the main job, end to end and offline
+    zoo ingest model.safetensors                store a file
+    zoo query "select name, num_parameters from wide limit 5"
+    zoo COMMAND --help                          what a command does, with examples
+    """
+    ctx.obj = Session(no_plugins=no_plugins)
