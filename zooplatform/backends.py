@@ -29,10 +29,12 @@ __all__ = ["Backends", "Contribution", "PluginInfo", "Status", "not_provided"]
 
 Status: TypeAlias = Literal["loaded", "disabled", "failed", "incompatible", "conflict"]
 
-_ERRORS: dict[Status, type[PluginError]] = {
-    "failed": PluginLoadError,
-    "incompatible": PluginIncompatibleError,
-    "conflict": PluginConflictError,
+_OUTCOMES: dict[Status, tuple[type[PluginError], str]] = {
+    "loaded": (PluginError, "is loaded"),
+    "disabled": (PluginError, "is disabled"),
+    "failed": (PluginLoadError, "did not load"),
+    "incompatible": (PluginIncompatibleError, "is incompatible"),
+    "conflict": (PluginConflictError, "is in conflict"),
 }
 
 
@@ -65,10 +67,10 @@ class PluginInfo:
 
     def exception(self, prefix: str = "") -> PluginError:
         """The error that stands for this plugin when something of it is wanted."""
-        label = f"plugin {self.name!r} ({self.distribution or 'not installed'})"
-        text = f"{label} is {self.status}: {self.error}"
-        kind = _ERRORS.get(self.status, PluginError)
-        error = kind(f"{prefix}{text}" if prefix else text[0].upper() + text[1:])
+        kind, outcome = _OUTCOMES[self.status]
+        label = f"{'plugin' if prefix else 'Plugin'} {self.name!r}"
+        by = self.distribution or "not installed"
+        error = kind(f"{prefix}{label} ({by}) {outcome}: {self.error}")
         error.__cause__ = self.cause
         return error
 
@@ -146,7 +148,7 @@ class Backends(Generic[S, T]):
             PluginError: as for `spec`.
         """
         owner, spec = self._entry(name)
-        label = f"{self._kind.name} {spec.name!r} of plugin {owner!r}"
+        label = f"{self._kind.name.capitalize()} {spec.name!r} of plugin {owner!r}"
         instance: T = instantiate(label, owner, spec, self._kind.interface(spec))
         return instance
 
@@ -182,7 +184,7 @@ def instantiate(label: str, owner: str, spec: BackendSpec, interface: type | Non
     missing = [name for name in spec.requires if not _importable(name)]
     if missing:
         install = spec.install or f"pip install {' '.join(missing)}"
-        raise NotInstalledError(f"{label[0].upper()}{label[1:]}", missing, install)
+        raise NotInstalledError(label, missing, install)
     remedy = f"Run `zoo plugins show {owner}`."
     try:
         module, _, path = spec.factory.partition(":")

@@ -95,6 +95,8 @@ def _installed(settings: Settings) -> dict[str, list[_Found]]:
             for f in names[point.name]
         ):
             names[point.name].append(_Found(point, distribution, version))
+    for found in names.values():
+        found.sort(key=lambda item: item.distribution)
     for name in settings.plugins or ():
         names.setdefault(name, [])
     return dict(sorted(names.items()))
