@@ -9,6 +9,7 @@ from zooplatform.interfaces import CheckpointHeader, LayerSpec, Layout, StateDic
 from zooplatform_cnn.config import NetworkConfig
 from zooplatform_cnn.presets import expand_preset
 from zooplatform_cnn.recognise import recognise
+from zooplatform_generic.adapter import match_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,15 +55,7 @@ class CnnAdapter:
         Raises:
             ArchitectureError: a tensor of either side has no counterpart, or another shape.
         """
-        names = [tensor.name for tensor in layout]
-        unmatched = sorted(set(names) ^ set(state))
-        unmatched += [t.name for t in layout if t.name in state and state[t.name].shape != t.shape]
-        if unmatched:
-            raise ArchitectureError(
-                f"Tensors without a counterpart of the same name and shape: "
-                f"{', '.join(unmatched[:10])}{' ...' if len(unmatched) > 10 else ''}."
-            )
-        return {name: state[name] for name in names}
+        return match_layout(state, layout)
 
     def build(self, config: Mapping[str, Any]) -> PlainNetwork:
         """An initialised network; see the README for `config`.
