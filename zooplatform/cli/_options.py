@@ -92,10 +92,9 @@ dry_run_option: Decorator = click.option(
 progress_option: Decorator = click.option(
     "--progress/--no-progress",
     default=True,
-    show_default=True,
     expose_value=False,
     callback=_remember(SHOW_PROGRESS_KEY),
-    help="Show progress on stderr when that is a terminal.",
+    help="Show progress on stderr when that is a terminal. [default: on]",
 )
 
 
