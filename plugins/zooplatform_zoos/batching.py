@@ -19,8 +19,8 @@ from zooplatform.interfaces import (
     PopulationBatch,
     Progress,
     StateDict,
-    TensorSpec,
 )
+from zooplatform.layout import VectorLayout, layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ __all__ = ["BATCH_BYTES", "Item", "Network", "Reports", "stream"]
 BATCH_BYTES = 64 << 20
 _OPEN_BYTES = 192 << 20
 
-_MAIN_DTYPES = (torch.float32, torch.float64, torch.float16)
+_MAIN_DTYPES = ("float16", "float32", "float64")
 _MAX_REPORTS = 1000
 
 
@@ -178,31 +178,18 @@ def stream(
 
 def _pack(state: StateDict, ref: str) -> tuple[Layout, npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """The layout, the (P,) elements of the main dtype and the (E,) bytes of everything else."""
-    numel = dict.fromkeys(_MAIN_DTYPES, 0)
-    for tensor in state.values():
-        if tensor.dtype in numel:
-            numel[tensor.dtype] += tensor.numel()
-    main = max(numel, key=lambda dtype: numel[dtype])
-    if not numel[main]:
+    vector = VectorLayout(layout_of(state))
+    if vector.dtype not in _MAIN_DTYPES or not vector.width:
         raise SourceError(
             ref,
-            "it holds no float16, float32 or float64 weights.",
+            f"its weights are {vector.dtype}; populations are float16, float32 or float64.",
             "Use `local:` for other dtypes.",
         )
-    layout = tuple(
-        TensorSpec(
-            name,
-            str(tensor.dtype).removeprefix("torch."),
-            tuple(tensor.shape),
-            tensor.numel() * tensor.element_size(),
-        )
-        for name, tensor in state.items()
-    )
-    weights = torch.cat([t.detach().reshape(-1) for t in state.values() if t.dtype == main])
+    main = [state[f.spec.name].reshape(-1) for f in vector.fields if not f.aside]
     others = [
-        t.detach().contiguous().reshape(-1).view(torch.uint8)
-        for t in state.values()
-        if t.dtype != main
+        state[f.spec.name].contiguous().reshape(-1).view(torch.uint8)
+        for f in vector.fields
+        if f.aside
     ]
     aside = torch.cat(others) if others else torch.empty(0, dtype=torch.uint8)
-    return layout, weights.numpy(), aside.numpy()
+    return vector.layout, torch.cat(main).numpy(), aside.numpy()
