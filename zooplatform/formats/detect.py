@@ -92,8 +92,12 @@ def _by_magic(head: bytes, size: int, path: Path) -> str | None:
         return "hdf5"
     if head[:1] == b"\x80" and _TORCH_MAGIC in head[:16]:
         return "torch-legacy"
-    if head[:1] == b"\x80" and 2 <= head[1] <= 5 if len(head) > 1 else False:
-        return "pickle"
+    if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        raise SourceError(
+            path,
+            "It is a plain Python pickle, which can hold code; nothing of it was run.",
+            "Save the weights with safetensors or torch.save(model.state_dict(), path) where you trust it.",
+        )
     if safetensors.looks_like(head, size):
         return "safetensors"
     # A ModelProto starts with field 1 (ir_version, a varint) and has field 7 (graph).

@@ -35,8 +35,8 @@ class FileStamp:
 class OpenFile:
     """A regular file opened for reading at offsets.
 
-    `pread` and not a mapping: a file that is cut while it is read gives an error, where a mapping gives SIGBUS, and what
-    was read does not count as memory of the process.
+    `pread` and not a mapping: a file that is cut while it is read gives an error, where a mapping gives SIGBUS, and
+    what was read does not count as memory of the process.
 
     Raises:
         SourceError: the file is not there, is no regular file, or may not be read.
@@ -96,7 +96,7 @@ class OpenFile:
     def check_unchanged(self) -> None:
         """Raise SourceError when the file was written, replaced or removed since it was opened."""
         try:
-            now = _stamp(os.stat(self.path)), _stamp(os.fstat(self.fd))
+            now = _stamp(self.path.stat()), _stamp(os.fstat(self.fd))
         except OSError as exc:
             raise SourceError(
                 self.path, f"It went away while it was read: {exc}.", "Try again."

@@ -22,9 +22,7 @@ _LONG_NAME = 1024
 
 def shown(text: str, limit: int = 80) -> str:
     """`text` for an error message: quoted, control characters escaped, bounded."""
-    return (
-        ascii(text) if len(text) <= limit else f"{ascii(text[:limit])}... ({len(text)} characters)"
-    )
+    return ascii(text) if len(text) <= limit else f"{text[:limit]!a}... ({len(text)} characters)"
 
 
 def check_shape(shape: Sequence[object], name: str, subject: object) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def _open_single(path: Path, kind: str) -> Reader:
         from zooplatform.formats.safetensors import SafetensorsReader
 
         return SafetensorsReader(path)
-    if kind in ("torch-zip", "torch-legacy", "pickle"):
+    if kind in ("torch-zip", "torch-legacy"):
         from zooplatform.formats.torch_file import TorchReader
 
         return TorchReader(path, kind)

@@ -190,7 +190,8 @@ def _entry(name: str, entry: object, subject: object) -> tuple[TensorSpec, int, 
     if total_bits % 8 or total_bits // 8 != offsets[1] - offsets[0]:
         raise SourceError(
             subject,
-            f"{where} has {offsets[1] - offsets[0]:,} bytes where shape {list(shape)} of {code} needs {total_bits / 8:,.10g}.",
+            f"{where} has {offsets[1] - offsets[0]:,} bytes, but shape {list(shape)} of {code} "
+            f"needs {total_bits / 8:,.10g}.",
             _AGAIN,
         )
     if code == "F4":
