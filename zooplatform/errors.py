@@ -56,7 +56,9 @@ class QueryError(CatalogError, ValueError):
 class UnknownIdError(CatalogError, LookupError):
     """No model, checkpoint, zoo or artifact has this id."""
 
-    def __init__(self, kind: str, given: str, *, remedy: str = "Run `zoo ls` to see what is there.") -> None:
+    def __init__(
+        self, kind: str, given: str, *, remedy: str = "Run `zoo ls` to see what is there."
+    ) -> None:
         self.kind, self.given = kind, given
         super().__init__(f"No {kind} {given!r} in this catalog. {remedy}")
 
@@ -88,7 +90,9 @@ class NotInstalledError(ZooError, ImportError):
 
     def __init__(self, what: str, missing: Sequence[str], install: str) -> None:
         self.what, self.missing, self.install = what, tuple(missing), install
-        super().__init__(f"{what} needs {', '.join(missing)}, which is not installed. Run: {install}")
+        super().__init__(
+            f"{what} needs {', '.join(missing)}, which is not installed. Run: {install}"
+        )
 
 
 class PluginError(ZooError):

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    runtime_checkable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,7 +224,10 @@ class Checkpoint(Protocol):
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
@@ -228,14 +240,18 @@ class Progress(Protocol):
 class Source(Protocol):
     """Single checkpoints behind a scheme."""
 
-    def list(self, ref: str, *, revision: str | None = None, limit: int | None = None) -> Iterator[ModelRef]:
+    def list(
+        self, ref: str, *, revision: str | None = None, limit: int | None = None
+    ) -> Iterator[ModelRef]:
         """The checkpoints that `ref` (the text after the scheme) names; resolves every revision to a hash.
 
         Raises:
             SourceError: the reference is malformed, missing, gated or out of reach.
         """
 
-    def open(self, ref: ModelRef, *, header_only: bool = False, progress: Progress | None = None) -> Checkpoint:
+    def open(
+        self, ref: ModelRef, *, header_only: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
         """Open one. With `header_only` no weight byte may be fetched and `Checkpoint.buffer` need not work.
 
         Raises:
@@ -286,7 +302,11 @@ class PopulationSource(Protocol):
     """Many checkpoints behind one reference, in batches of bounded size."""
 
     def batches(
-        self, ref: str, *, done: frozenset[tuple[str, int | None]] = frozenset(), progress: Progress | None = None
+        self,
+        ref: str,
+        *,
+        done: frozenset[tuple[str, int | None]] = frozenset(),
+        progress: Progress | None = None,
     ) -> Iterator[PopulationBatch]:
         """Yield every checkpoint that is not in `done` ((model key, step) pairs already stored), in a stable order."""
 

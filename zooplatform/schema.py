@@ -50,7 +50,9 @@ def _arrow_type(spec: Any) -> pa.DataType:
         return _PRIMITIVES[spec]
     if "list" in spec:
         return pa.list_(pa.field("element", _arrow_type(spec["list"]), nullable=False))
-    fields = [pa.field(f["name"], _arrow_type(f["type"]), nullable=f["nullable"]) for f in spec["struct"]]
+    fields = [
+        pa.field(f["name"], _arrow_type(f["type"]), nullable=f["nullable"]) for f in spec["struct"]
+    ]
     return pa.struct(fields)
 
 
@@ -62,7 +64,9 @@ def _load() -> dict[str, TableSchema]:
             continue
         raw = json.loads(entry.read_text(encoding="utf-8"))
         columns = tuple(
-            Column(c["name"], _arrow_type(c["type"]), c["nullable"], c["description"], c.get("unit"))
+            Column(
+                c["name"], _arrow_type(c["type"]), c["nullable"], c["description"], c.get("unit")
+            )
             for c in raw["columns"]
         )
         arrow = pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in columns])
@@ -103,16 +107,24 @@ def rows_to_table(name: str, rows: list[dict[str, Any]] | pa.Table, commit_id: s
     for row in rows:
         if not known.issuperset(row):
             unknown = sorted(set(row) - known)
-            raise SchemaError(f"Table {name!r} has no column {', '.join(unknown)}; columns are {sorted(known)}.")
+            raise SchemaError(
+                f"Table {name!r} has no column {', '.join(unknown)}; columns are {sorted(known)}."
+            )
     columns = []
     for column in schema.columns:
-        values = [commit_id] * len(rows) if column.name == "commit_id" else [r.get(column.name) for r in rows]
+        values = (
+            [commit_id] * len(rows)
+            if column.name == "commit_id"
+            else [r.get(column.name) for r in rows]
+        )
         if not column.nullable and any(v is None for v in values):
             raise SchemaError(f"Column {column.name!r} of table {name!r} may not be empty.")
         try:
             columns.append(pa.array(values, type=column.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as exc:
-            raise SchemaError(f"Column {column.name!r} of table {name!r} takes {column.type}: {exc}") from exc
+            raise SchemaError(
+                f"Column {column.name!r} of table {name!r} takes {column.type}: {exc}"
+            ) from exc
     return pa.Table.from_arrays(columns, schema=schema.arrow)
 
 
@@ -124,7 +136,9 @@ def _stamp(schema: TableSchema, table: pa.Table, commit_id: str) -> pa.Table:
         elif field.name in table.column_names:
             column = table.column(field.name).cast(field.type)
             if column.null_count and not field.nullable:
-                raise SchemaError(f"Column {field.name!r} of table {schema.name!r} may not be empty.")
+                raise SchemaError(
+                    f"Column {field.name!r} of table {schema.name!r} may not be empty."
+                )
             columns.append(column)
         elif field.nullable:
             columns.append(pa.nulls(table.num_rows, field.type))

@@ -1,0 +1,461 @@
+"""The catalog as one object."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zooplatform.catalog.commits import Rows, Snapshot, Tables
+from zooplatform.catalog.export import export_checkpoint
+from zooplatform.catalog.files import fsync_dir, write_durably
+from zooplatform.catalog.maintenance import Problem, Removed, check, collect_garbage, compact
+from zooplatform.catalog.reader import Reader
+from zooplatform.catalog.tensor_writer import TensorIndex, checkpoint_draft
+from zooplatform.catalog.writer import Draft, ZooRecord, lease, population_draft
+from zooplatform.errors import ArchitectureError, CatalogError, UnknownIdError
+from zooplatform.interfaces import CheckpointHeader, CheckpointRecord, PopulationBatch
+from zooplatform.recognise import Recogniser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    from zooplatform.catalog.connection import Engine
+    from zooplatform.catalog.population import Population
+    from zooplatform.ingest import IngestReport
+    from zooplatform.interfaces import Checkpoint, Progress, StateDict
+    from zooplatform.registry import Registry
+
+__all__ = ["FORMAT", "Catalog", "open_catalog"]
+
+FORMAT = 1
+
+_ID_COLUMNS = {
+    "zoo": ("zoos", "zoo_id"),
+    "model": ("models", "model_id"),
+    "checkpoint": ("checkpoints", "checkpoint_id"),
+    "artifact": ("artifacts", "artifact_id"),
+}
+
+
+def open_catalog(
+    path: str | os.PathLike[str], *, create: bool = False, registry: Registry | None = None
+) -> Catalog:
+    """Open a catalog.
+
+    Args:
+        path: its folder.
+        create: make an empty catalog when there is none.
+        registry: plugins to use; all that are installed by default.
+
+    Raises:
+        CatalogError: there is no catalog, or it was written by a newer version.
+    """
+    folder = _local(path)
+    marker = folder / "FORMAT"
+    if not marker.exists():
+        if not create:
+            raise CatalogError(
+                f"{folder} is not a catalog. Make one with `zoo ingest REF -c {folder}` or "
+                f"`zooplatform.open_catalog({str(folder)!r}, create=True)`."
+            )
+        _create(folder)
+    try:
+        version = json.loads(marker.read_text(encoding="utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise CatalogError(
+            f"{marker} cannot be read ({exc}). Restore it from a copy of the catalog."
+        ) from exc
+    if version != FORMAT:
+        raise CatalogError(
+            f"{folder} has catalog format {version}; this version of zooplatform reads format {FORMAT}. "
+            "Run `pip install --upgrade zooplatform`."
+        )
+    return Catalog(folder, registry=registry)
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if "://" not in text:
+        return Path(text).expanduser().absolute()
+    import fsspec
+
+    filesystem, inner = fsspec.core.url_to_fs(text)
+    protocols = (
+        filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    )
+    if "file" not in protocols:
+        raise CatalogError(
+            f"{text}: catalogs on {protocols[0]} cannot be opened in place yet. Copy the folder to a local or mounted "
+            "disk and open it there."
+        )
+    return Path(inner)
+
+
+def _create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(p.name not in ("tables", "weights", "tmp", "artifacts") for p in folder.iterdir()):
+            raise CatalogError(f"{folder} is not empty and not a catalog. Choose another folder.")
+        for name in ("weights/population", "weights/tensors", "artifacts", "tmp"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        Tables.create(folder)
+        # FORMAT comes last: a folder without it is not a catalog, so a creation that was cut off is begun again.
+        if not (folder / "FORMAT").exists():
+            write_durably(folder / "FORMAT", json.dumps({"format": FORMAT}).encode() + b"\n")
+        fsync_dir(folder)
+    except FileExistsError:
+        pass  # another process created it at the same moment
+    except OSError as exc:
+        raise CatalogError(
+            f"{folder}: a catalog cannot be created there ({exc.strerror})."
+        ) from exc
+
+
+class Catalog:
+    """A database of trained networks: open it with `open_catalog`.
+
+    Every method sees the newest committed state; what a method returns stays as it was.
+    """
+
+    def __init__(self, path: Path, *, registry: Registry | None = None) -> None:
+        self.path = path
+        self._given_registry = registry
+        self._tables = Tables(path)
+        self._tensor_index = TensorIndex()
+        self._engine: Engine | None = None
+        self._known_recogniser: Recogniser | None = None
+
+    def __repr__(self) -> str:
+        return f"Catalog({str(self.path)!r})"
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the database connection; the catalog can still be used and opens another."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    @property
+    def registry(self) -> Registry:
+        """The plugins that this catalog uses."""
+        if self._given_registry is None:
+            from zooplatform.plugins import load_plugins
+
+            self._given_registry = load_plugins()
+        return self._given_registry
+
+    @property
+    def recogniser(self) -> Recogniser:
+        """Asks the architecture adapters what a layout is."""
+        if self._known_recogniser is None:
+            self._known_recogniser = Recogniser(self.registry)
+        return self._known_recogniser
+
+    def snapshot(self) -> Snapshot:
+        """The newest committed state."""
+        return self._tables.snapshot()
+
+    @property
+    def reader(self) -> Reader:
+        """Finds tensors in the newest snapshot."""
+        return Reader(self.snapshot())
+
+    # --- SQL ----------------------------------------------------------------------------------------------------------
+
+    def engine(self) -> Engine:
+        """The DuckDB connection over the newest snapshot; kept until something is committed."""
+        from zooplatform.catalog.connection import Engine
+
+        snapshot = self.snapshot()
+        if self._engine is None or self._engine.snapshot is not snapshot:
+            self.close()
+            self._engine = Engine(snapshot, self.registry)
+        return self._engine
+
+    def sql(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """Run one SELECT over the views of the catalog.
+
+        Raises:
+            QueryError: DuckDB refused it, or it is more than a query.
+        """
+        return self.engine().sql(query, parameters)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def resolve(self, kind: str, given: str) -> str:
+        """The full id of a `zoo`, `model`, `checkpoint` or `artifact` from the id or the beginning of one.
+
+        Raises:
+            UnknownIdError: there is none, or several begin so.
+        """
+        table, column = _ID_COLUMNS[kind]
+        ids = self.snapshot().table(table, [column], keep=True).column(column).combine_chunks()
+        if pc.index(ids, given).as_py() >= 0:
+            return given
+        found = sorted(set(ids.filter(pc.starts_with(ids, given)).to_pylist())) if given else []
+        if len(found) > 1:
+            raise UnknownIdError(
+                kind,
+                given,
+                remedy=f"{len(found)} ids begin so: {', '.join(found[:4])}… Give more of it.",
+            )
+        if not found:
+            raise UnknownIdError(kind, given)
+        return str(found[0])
+
+    def state_dict(self, checkpoint_id: str, *, verify: bool = False) -> StateDict:
+        """The tensors of a checkpoint: names, order, dtypes and bits as they came.
+
+        Tensors are mapped from the catalog's files, not read; writing to them changes private memory only. Tied tensors
+        are one object. Types that torch does not know come as their bytes.
+
+        Args:
+            checkpoint_id: the id, or the beginning of one.
+            verify: compare every byte with the hash that was committed.
+
+        Raises:
+            UnknownIdError: there is none.
+            CatalogError: only its header was ingested.
+            IntegrityError: the stored bytes are missing or, with `verify`, changed.
+        """
+        return self.reader.state_dict(self.resolve("checkpoint", checkpoint_id), verify=verify)
+
+    def population(
+        self, query: str | Sequence[str] | None = None, *, verify: bool = False
+    ) -> Population:
+        """Checkpoints of one architecture as one matrix.
+
+        Args:
+            query: SQL that gives a column `checkpoint_id`, a sequence of ids, or None for the whole catalog. The order
+                is kept.
+            verify: compare every network with the hash that was committed.
+
+        Raises:
+            CatalogError: the checkpoints are of several architectures, or are not stored in population shards.
+        """
+        ids: Sequence[str] | None
+        if isinstance(query, str):
+            table = self.sql(query)
+            if "checkpoint_id" not in table.column_names:
+                raise CatalogError(
+                    f"The query gives {', '.join(table.column_names)}; a population needs a column checkpoint_id."
+                )
+            ids = table.column("checkpoint_id").to_pylist()
+        else:
+            ids = query
+        return self.reader.population(ids, verify=verify)
+
+    def build(self, checkpoint_id: str) -> nn.Module:
+        """The network itself, in evaluation mode, with the weights loaded strictly.
+
+        Raises:
+            ArchitectureError: no adapter can build this architecture; the text says what is missing.
+        """
+        checkpoint = self.resolve("checkpoint", checkpoint_id)
+        reader = self.reader
+        description = reader.description(checkpoint)
+        if description.adapter is None:
+            raise ArchitectureError(
+                f"Checkpoint {checkpoint}: no architecture adapter recognised it, so it cannot be built. Its tensors "
+                "are in `Catalog.state_dict`; a plugin with zoo_register_architectures can teach the catalog to build "
+                "it."
+            )
+        adapter = self.recogniser.adapter(description.adapter)
+        module = adapter.build(description.config)
+        try:
+            module.load_state_dict(adapter.to_canonical(reader.state_dict(checkpoint)), strict=True)
+        except RuntimeError as exc:
+            raise ArchitectureError(
+                f"Checkpoint {checkpoint}: the weights do not fit the network that adapter "
+                f"{description.adapter!r} built: {exc}"
+            ) from exc
+        return module.eval()
+
+    def export(self, checkpoint_id: str, path: str | os.PathLike[str]) -> Path:
+        """Write a checkpoint as safetensors.
+
+        A checkpoint that came from one `.safetensors` file becomes the same file again, byte for byte. When `path` is a
+        folder, or has no suffix, the files of a sharded checkpoint are written there under their own names.
+
+        Raises:
+            IntegrityError: the stored bytes are not what was ingested; nothing is left at `path`.
+        """
+        return export_checkpoint(self.reader, self.resolve("checkpoint", checkpoint_id), Path(path))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        ref: str | os.PathLike[str],
+        *,
+        zoo: str | None = None,
+        header_only: bool = False,
+        revision: str | None = None,
+        progress: Progress | None = None,
+    ) -> IngestReport:
+        """Bring in what a reference names: one commit per checkpoint, or per batch of a population.
+
+        Args:
+            ref: `scheme:rest`, or a path.
+            zoo: population to put the models in; population sources name their own by default.
+            header_only: names, shapes and dtypes alone, without fetching weights.
+            revision: branch, tag or commit, for sources that have them.
+            progress: called with (what, done, total).
+
+        Raises:
+            SourceError: the reference was refused and nothing of it stored. Where it names several checkpoints, those
+                that fail are in the report and the others are stored.
+        """
+        from zooplatform.ingest import ingest
+
+        return ingest(
+            self,
+            os.fspath(ref),
+            zoo=zoo,
+            header_only=header_only,
+            revision=revision,
+            progress=progress,
+        )
+
+    def append(
+        self,
+        batch: PopulationBatch,
+        *,
+        zoo: str,
+        source: str = "",
+        license: str | None = None,
+        citation: str | None = None,
+    ) -> tuple[str, ...]:
+        """Store checkpoints of one architecture in one durable commit.
+
+        Returns:
+            The checkpoint ids, in the order of the rows; rows that were stored before are not written again.
+
+        Raises:
+            SchemaError: the batch does not fit its layout.
+        """
+        record = ZooRecord(zoo, source or None, license, citation)
+        return tuple(self.write_population(batch, record).checkpoint_ids)
+
+    def write_population(self, batch: PopulationBatch, zoo: ZooRecord | None) -> Draft:
+        """As `append`; gives the whole draft that was committed."""
+        header = CheckpointHeader(tensors=batch.layout, format="population", config=batch.config)
+        described, layers = self.recogniser.describe(header, batch.family or None)
+        if not batch.family and described.get("adapter"):
+            batch = _with_family(batch, described)
+        base = self.snapshot()
+        with lease(self.path) as folder:
+            draft = population_draft(folder, self.path, base, batch, layers, zoo)
+            if draft.rows:
+                rows = len(draft.rows.get("checkpoints", []))
+                self._tables.commit(f"append {rows} checkpoints", draft.tables(), base=base)
+        return draft
+
+    def add_state_dicts(
+        self,
+        states: Iterable[Mapping[str, torch.Tensor]],
+        records: Sequence[CheckpointRecord],
+        *,
+        zoo: str,
+        family: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> tuple[str, ...]:
+        """Store torch state dicts of one architecture as a population, in one durable commit.
+
+        Raises:
+            SchemaError: a state dict has another layout than the first.
+        """
+        from zooplatform.catalog.packing import pack
+
+        layout, weights, aside = pack(states)
+        batch = PopulationBatch(
+            layout=layout,
+            weights=weights,
+            rows=tuple(records),
+            aside=aside,
+            family=family,
+            config=config or {},
+        )
+        return self.append(batch, zoo=zoo)
+
+    def write_checkpoint(
+        self,
+        checkpoint: Checkpoint,
+        zoo: ZooRecord | None,
+        *,
+        header_only: bool = False,
+        progress: Progress | None = None,
+    ) -> Draft:
+        """Store one open checkpoint in one durable commit; gives the draft that was committed."""
+        described, layers = self.recogniser.describe(checkpoint.header)
+        base = self.snapshot()
+        with lease(self.path) as folder:
+            draft, replaces = checkpoint_draft(
+                folder,
+                self.path,
+                base,
+                self._tensor_index,
+                checkpoint,
+                described,
+                layers,
+                zoo,
+                header_only=header_only,
+                progress=progress,
+            )
+            if draft.rows:
+                self._tables.commit(
+                    f"ingest {checkpoint.info.source}", draft.tables(), base=base, replaces=replaces
+                )
+        return draft
+
+    def commit(
+        self, message: str, rows: Mapping[str, Rows], *, replaces: Sequence[str] = ()
+    ) -> str:
+        """Append plain rows to tables, all or none; returns the commit id.
+
+        Args:
+            message: what changed.
+            rows: rows by table, without `commit_id`.
+            replaces: tables in which rows supersede earlier ones with the same key.
+        """
+        base = self.snapshot()
+        return self._tables.commit(message, rows, base=base, replaces=replaces)
+
+    # --- care ---------------------------------------------------------------------------------------------------------
+
+    def check(self, *, deep: bool = False) -> list[Problem]:
+        """What is wrong with the catalog; with `deep` every stored byte is read and compared with its hash."""
+        return check(self.snapshot(), deep=deep)
+
+    def gc(self, *, grace_seconds: float = 3600.0, dry_run: bool = False) -> list[Removed]:
+        """Remove files that no commit names and that no living writer is making."""
+        return collect_garbage(self._tables, grace_seconds=grace_seconds, dry_run=dry_run)
+
+    def compact(self) -> dict[str, int]:
+        """Merge small files; every query gives the same as before. Returns the number of files merged, by table."""
+        self.close()
+        return compact(self._tables)
+
+
+def _with_family(batch: PopulationBatch, described: Mapping[str, Any]) -> PopulationBatch:
+    from dataclasses import replace
+
+    return replace(
+        batch,
+        family=str(described["adapter"]),
+        name=batch.name or str(described.get("name") or ""),
+        config=batch.config or described.get("config") or {},
+    )

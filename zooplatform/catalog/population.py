@@ -1,0 +1,190 @@
+"""Populations: the checkpoints of one architecture as one matrix, mapped from their shards."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from zooplatform.dtypes import from_buffer
+from zooplatform.errors import IntegrityError, UnknownIdError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+
+    from zooplatform.interfaces import Layout, StateDict
+    from zooplatform.layout import VectorLayout
+
+__all__ = ["MappedShard", "Population"]
+
+
+class MappedShard(NamedTuple):
+    """A population shard: `weights` (rows, P) and `aside` (rows, E) or None, mapped copy-on-write."""
+
+    shard_id: str
+    weights: npt.NDArray[Any]
+    aside: npt.NDArray[np.uint8] | None
+
+
+def map_matrix(path: Path, offset: int, shape: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
+    """Map a matrix of a sealed file; writing to it changes private memory only, never the file.
+
+    Raises:
+        IntegrityError: the file is missing or shorter than committed.
+    """
+    if shape[0] == 0 or shape[1] == 0:
+        return np.zeros(shape, dtype=dtype)
+    try:
+        return np.memmap(path, mode="c", dtype=dtype, offset=offset, shape=shape)
+    except (OSError, ValueError) as exc:
+        raise IntegrityError(
+            f"{path}: weight file is missing or truncated ({exc}). Restore it from a copy; "
+            "`zoo check` lists what is affected."
+        ) from exc
+
+
+class Population:
+    """N checkpoints of one architecture, in the order that was asked for.
+
+    Attributes:
+        ids: N checkpoint ids.
+        layout: the tensors of one network, in state-dict order.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        vector: VectorLayout,
+        shards: Sequence[MappedShard],
+        shard_of: npt.NDArray[np.int64],
+        row_of: npt.NDArray[np.int64],
+    ) -> None:
+        self.ids = tuple(ids)
+        self.vector = vector
+        self._shards = tuple(shards)
+        self._shard_of, self._row_of = shard_of, row_of
+
+    @property
+    def layout(self) -> Layout:
+        return self.vector.layout
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Population({len(self)} networks of {self.vector.width} {self.vector.dtype} values)"
+
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """(N, P): every network as one row. A view of the mapped shard where the networks lie there side by side,
+        gathered once otherwise. Writing to it changes private memory, never the catalog.
+        """
+        import torch
+
+        return torch.from_numpy(self._matrix())
+
+    def _matrix(self) -> npt.NDArray[Any]:
+        if len(self._shards) == 1 and _contiguous(self._row_of):
+            start = int(self._row_of[0]) if len(self._row_of) else 0
+            # A plain array over the same mapping: slices of np.memmap are ten times slower to make.
+            return np.asarray(self._shards[0].weights)[start : start + len(self)]
+        return self.read(np.arange(len(self)))
+
+    def read(self, rows: npt.NDArray[np.int64] | Sequence[int] | int) -> npt.NDArray[Any]:
+        """Copy rows into fresh memory: (len(rows), P), or (P,) for one row; touches no other bytes."""
+        if isinstance(rows, (int, np.integer)):
+            return np.array(self._arrays[self._shard_of[rows]][self._row_of[rows]])
+        picked = np.asarray(rows, dtype=np.int64)
+        if len(self._shards) == 1:
+            return self._arrays[0].take(self._row_of[picked], axis=0)
+        out = np.empty((len(picked), self.vector.width), dtype=self.vector.dtype)
+        owners = self._shard_of[picked]
+        for index in np.unique(owners):
+            where = np.flatnonzero(owners == index)
+            out[where] = self._arrays[index].take(self._row_of[picked[where]], axis=0)
+        return out
+
+    @cached_property
+    def _arrays(self) -> list[npt.NDArray[Any]]:
+        return [np.asarray(shard.weights) for shard in self._shards]
+
+    def layer(self, name: str) -> torch.Tensor:
+        """(N, *shape): one tensor of all networks, a strided view where `weights` is one.
+
+        Raises:
+            UnknownIdError: the layout has no such tensor.
+        """
+        field = self.vector.by_name.get(name)
+        if field is None:
+            raise UnknownIdError(
+                "tensor", name, remedy=f"The layout has {', '.join(t.name for t in self.layout)}."
+            )
+        if field.aside:
+            raw = np.ascontiguousarray(
+                self.read_aside(np.arange(len(self)))[
+                    :, field.offset : field.offset + field.spec.size_bytes
+                ]
+            )
+            return from_buffer(raw, field.spec.dtype, (len(self), *field.spec.shape))
+        stop = field.offset + field.spec.num_elements
+        columns = self.weights[:, field.offset : stop]
+        strides = [columns.stride(0), *_strides(field.spec.shape)]
+        return columns.as_strided((len(self), *field.spec.shape), strides)
+
+    def read_aside(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copy the bytes aside: (len(rows), E)."""
+        out = np.empty((len(rows), self.vector.aside_bytes), dtype=np.uint8)
+        owners = self._shard_of[rows]
+        for index, shard in enumerate(self._shards):
+            if shard.aside is not None:
+                where = np.flatnonzero(owners == index)
+                out[where] = shard.aside[self._row_of[rows[where]]]
+        return out
+
+    def state_dict(self, index: int) -> StateDict:
+        """The state dict of one network, in fresh memory."""
+        shard = self._shards[int(self._shard_of[index])]
+        row = int(self._row_of[index])
+        return split_vector(
+            self.vector,
+            np.array(shard.weights[row]),
+            None if shard.aside is None else np.array(shard.aside[row]),
+        )
+
+
+def split_vector(
+    vector: VectorLayout, weights: npt.NDArray[Any], aside: npt.NDArray[np.uint8] | None
+) -> StateDict:
+    """A vector (P,) and the bytes aside (E,) as named tensors over the same memory."""
+    import torch
+
+    flat = torch.from_numpy(weights)
+    state: StateDict = {}
+    for field in vector.fields:
+        spec = field.spec
+        if field.aside:
+            assert aside is not None
+            raw = aside[field.offset : field.offset + spec.size_bytes].copy()
+            state[spec.name] = from_buffer(raw, spec.dtype, spec.shape)
+        else:
+            state[spec.name] = flat[field.offset : field.offset + spec.num_elements].view(
+                spec.shape
+            )
+    return state
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Strides of a contiguous tensor, in elements."""
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
+    return strides
+
+
+def _contiguous(rows: npt.NDArray[np.int64]) -> bool:
+    return len(rows) < 2 or bool((np.diff(rows) == 1).all())

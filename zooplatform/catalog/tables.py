@@ -1,0 +1,312 @@
+"""Append-only Delta tables: Parquet files and a JSON log that other engines read as they are.
+
+Appending is written here rather than through `deltalake`, because a commit touches many tables: one append costs about
+a millisecond this way against ten through the library, and every file is fsynced, which the library never does
+(protocol: https://github.com/delta-io/delta/blob/master/PROTOCOL.md, "Delta Log Entries", "Action Reconciliation").
+The tests read every table back through `deltalake`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from zooplatform.catalog.files import fsync_dir, fsync_file, new_id, publish_new
+from zooplatform.errors import CatalogError, IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["DeltaTable", "PendingFile", "TableFile"]
+
+_ENTRY = re.compile(r"^(\d{20})\.json$")
+_CHECKPOINT_EVERY = 100
+
+
+class TableFile(NamedTuple):
+    """A live Parquet file.
+
+    `commit_id` is set when all its rows have that one commit; `committed` when compaction made the file out of
+    committed rows only.
+    """
+
+    path: str
+    size_bytes: int
+    num_rows: int
+    commit_id: str | None
+    committed: bool
+
+
+class PendingFile(NamedTuple):
+    """A Parquet file that is written but not yet in the log."""
+
+    path: Path
+    action: dict[str, Any]
+
+
+@dataclass
+class _State:
+    version: int = -1
+    files: dict[str, TableFile] = field(default_factory=dict)
+
+
+class DeltaTable:
+    """One table under `tables/<name>/`. Remembers what it has read, so refreshing reads only new log entries."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.log = path / "_delta_log"
+        self._state = _State()
+
+    @classmethod
+    def create(cls, path: Path, name: str, schema: pa.Schema) -> DeltaTable:
+        """Create an empty table, durably."""
+        table = cls(path, name)
+        table.log.mkdir(parents=True, exist_ok=True)
+        actions: list[dict[str, Any]] = [
+            {"commitInfo": {"timestamp": _now_ms(), "operation": "CREATE TABLE"}},
+            {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
+            {
+                "metaData": {
+                    "id": _uuid_shape(new_id()),
+                    "name": name,
+                    "format": {"provider": "parquet", "options": {}},
+                    "schemaString": json.dumps(_delta_struct(schema)),
+                    "partitionColumns": [],
+                    "configuration": {"delta.appendOnly": "false"},
+                    "createdTime": _now_ms(),
+                }
+            },
+        ]
+        publish_new(table.log, f"{0:020d}.json", _lines(actions))
+        fsync_dir(table.log)
+        fsync_dir(path)
+        fsync_dir(path.parent)
+        return table
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> int:
+        """Read log entries that are new; returns the version of the table."""
+        try:
+            names = [p.name for p in self.log.iterdir()]
+        except FileNotFoundError as exc:
+            raise IntegrityError(
+                f"Table {self.name!r} has no log at {self.log}. The catalog is damaged: restore the folder from a copy."
+            ) from exc
+        versions = sorted(int(m.group(1)) for m in map(_ENTRY.match, names) if m)
+        if self._state.version < 0 and (self.log / "_last_checkpoint").exists():
+            self._load_checkpoint()
+        for version in versions:
+            if version <= self._state.version:
+                continue
+            if version != self._state.version + 1:
+                raise IntegrityError(
+                    f"Log entry {self._state.version + 1} of table {self.name!r} is missing; the next one there is "
+                    f"{version}. Restore {self.log} from a copy."
+                )
+            self._apply(self._entry(version))
+            self._state.version = version
+        if self._state.version < 0:
+            raise IntegrityError(
+                f"Table {self.name!r} has an empty log at {self.log}. Restore it from a copy."
+            )
+        return self._state.version
+
+    def files(self) -> tuple[TableFile, ...]:
+        """Live files as of the last refresh, oldest first."""
+        return tuple(self._state.files.values())
+
+    @property
+    def version(self) -> int:
+        return self._state.version
+
+    def absolute(self, file: TableFile) -> str:
+        return str(self.path / file.path)
+
+    def _entry(self, version: int) -> list[dict[str, Any]]:
+        path = self.log / f"{version:020d}.json"
+        try:
+            return [
+                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line
+            ]
+        except (OSError, ValueError) as exc:
+            raise IntegrityError(
+                f"{path}: log entry cannot be read ({exc}). Restore it from a copy."
+            ) from exc
+
+    def _apply(self, actions: list[dict[str, Any]]) -> None:
+        for action in actions:
+            if "remove" in action:
+                self._state.files.pop(unquote(action["remove"]["path"]), None)
+        for action in actions:
+            if "add" in action:
+                added = _table_file(action["add"])
+                self._state.files[added.path] = added
+
+    def _load_checkpoint(self) -> None:
+        """Start from the newest checkpoint of the log, which `write_checkpoint` or another engine wrote."""
+        last = json.loads((self.log / "_last_checkpoint").read_text(encoding="utf-8"))
+        version = int(last["version"])
+        parts = sorted(self.log.glob(f"{version:020d}.checkpoint*.parquet"))
+        if not parts:
+            raise IntegrityError(
+                f"Checkpoint {version} of table {self.name!r} is missing from {self.log}."
+            )
+        self._state = _State()
+        for part in parts:
+            for added in pq.read_table(part, columns=["add"]).column("add").to_pylist():
+                if added is not None and added.get("path"):
+                    added["tags"] = dict(added.get("tags") or {})
+                    file = _table_file(added)
+                    self._state.files[file.path] = file
+        self._state.version = version
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def stage(self, rows: pa.Table, *, committed: bool = False) -> PendingFile:
+        """Write rows to a Parquet file that no log entry names yet; `sync` and `append` make them part of the table."""
+        path = self.path / f"{new_id()}.parquet"
+        pq.write_table(rows, path, compression="zstd", row_group_size=262_144)
+        ids = rows.column("commit_id")
+        low, high = (min(ids[0].as_py(), ids[-1].as_py()), max(ids[0].as_py(), ids[-1].as_py()))
+        if committed:
+            bounds = pc.min_max(ids).as_py()
+            low, high = bounds["min"], bounds["max"]
+        stats = {
+            "numRecords": rows.num_rows,
+            "minValues": {"commit_id": low},
+            "maxValues": {"commit_id": high},
+            "nullCount": {"commit_id": 0},
+        }
+        action = {
+            "path": quote(path.name),
+            "partitionValues": {},
+            "size": path.stat().st_size,
+            "modificationTime": _now_ms(),
+            "dataChange": not committed,
+            "stats": json.dumps(stats),
+            "tags": {"zooplatform.committed": "true"} if committed else {},
+        }
+        return PendingFile(path, action)
+
+    def sync(self, pending: PendingFile) -> None:
+        """Make a staged file durable (its name too, with the folder)."""
+        fsync_file(pending.path)
+        fsync_dir(self.path)
+
+    def append(self, pending: Sequence[PendingFile], *, remove: Sequence[TableFile] = ()) -> int:
+        """Add staged files (and drop compacted ones) as the next version; returns it. Appends never conflict.
+
+        Raises:
+            CatalogError: a file to remove was removed by another compaction meanwhile.
+        """
+        actions: list[dict[str, Any]] = [
+            {"commitInfo": {"timestamp": _now_ms(), "operation": "OPTIMIZE" if remove else "WRITE"}}
+        ]
+        actions += [
+            {"remove": {"path": quote(f.path), "deletionTimestamp": _now_ms(), "dataChange": False}}
+            for f in remove
+        ]
+        actions += [{"add": p.action} for p in pending]
+        data = _lines(actions)
+        if self._state.version < 0:
+            self.refresh()
+        version = self._state.version + 1
+        while not publish_new(self.log, f"{version:020d}.json", data):
+            if remove:
+                self.refresh()
+                live = {f.path for f in self.files()}
+                if not live.issuperset(f.path for f in remove):
+                    raise CatalogError(
+                        f"Table {self.name!r} was compacted by another process meanwhile; nothing is lost."
+                    )
+            version += 1
+        fsync_dir(self.log)
+        if version % _CHECKPOINT_EVERY == 0:
+            self.write_checkpoint()
+        return version
+
+    def append_at(self, pending: PendingFile, version: int) -> bool:
+        """Add one staged file as exactly this version; False when another writer has taken it."""
+        actions = [
+            {"commitInfo": {"timestamp": _now_ms(), "operation": "WRITE"}},
+            {"add": pending.action},
+        ]
+        if not publish_new(self.log, f"{version:020d}.json", _lines(actions)):
+            return False
+        fsync_dir(self.log)
+        if version % _CHECKPOINT_EVERY == 0:
+            self.write_checkpoint()
+        return True
+
+    def write_checkpoint(self) -> None:
+        """Summarise the log, so that opening reads one file instead of every entry."""
+        import deltalake
+
+        deltalake.DeltaTable(str(self.path)).create_checkpoint()
+
+
+def _table_file(add: dict[str, Any]) -> TableFile:
+    stats = json.loads(add["stats"]) if add.get("stats") else {}
+    low = stats.get("minValues", {}).get("commit_id")
+    high = stats.get("maxValues", {}).get("commit_id")
+    tags = add.get("tags") or {}
+    return TableFile(
+        unquote(add["path"]),
+        int(add["size"]),
+        int(stats.get("numRecords", -1)),
+        low if low is not None and low == high else None,
+        tags.get("zooplatform.committed") == "true",
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _uuid_shape(text: str) -> str:
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:32]}"
+
+
+def _lines(actions: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(a, separators=(",", ":")).encode() + b"\n" for a in actions)
+
+
+_DELTA_PRIMITIVES = {
+    pa.string(): "string",
+    pa.int64(): "long",
+    pa.float64(): "double",
+    pa.bool_(): "boolean",
+    pa.binary(): "binary",
+    pa.timestamp("us", tz="UTC"): "timestamp",
+}
+
+
+def _delta_type(type_: pa.DataType) -> Any:
+    if pa.types.is_list(type_):
+        return {
+            "type": "array",
+            "elementType": _delta_type(type_.value_type),
+            "containsNull": False,
+        }
+    if pa.types.is_struct(type_):
+        return _delta_struct(pa.schema(list(type_)))
+    return _DELTA_PRIMITIVES[type_]
+
+
+def _delta_struct(schema: pa.Schema) -> dict[str, Any]:
+    fields = [
+        {"name": f.name, "type": _delta_type(f.type), "nullable": f.nullable, "metadata": {}}
+        for f in schema
+    ]
+    return {"type": "struct", "fields": fields}
