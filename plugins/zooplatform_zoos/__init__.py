@@ -26,6 +26,12 @@ def zoo_register_sources() -> list[SourceSpec]:
             "small_cnn:SmallCnnZoo",
             "weights.npy, metrics.csv[.gz] and layout.csv (Unterthiner et al.).",
         ),
+        _source("ray-zoo", "ray:RayZoo", "Ray Tune trees of trials with checkpoint folders."),
+        _source("model-dataset", "dataset_file:ModelDataset", "Pickled dataset_*.pt, no code run."),
+        _source("pdiff-zoo", "pdiff:PdiffZoo", "NNNN_acc0.xxxx_seedSSSS_<tag>.pth (p-diff, RPG)."),
+        _source("transformer-zoo", "transformer:TransformerZoo", "Small Transformer Zoo."),
+        _source("nws-zoo", "nws:NwsZoo", "NWS: CSV files and raw float64 vectors."),
+        _source("vector-zoo", "vectors:VectorZoo", "{data set: vectors} with a layout beside it."),
     ]
 
 

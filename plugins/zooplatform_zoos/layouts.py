@@ -62,7 +62,7 @@ class GivenLayout:
 
 
 def find_layout(path: Path) -> Path | None:
-    """The layout that belongs to `path`: `<stem>.layout.json|csv`, or `layout.json|csv`, `index_dict.json` beside it."""
+    """The layout beside `path`: `<stem>.layout.json|csv`, `layout.json|csv` or `index_dict.json`."""
     names = [f"{path.stem}.layout.json", f"{path.stem}.layout.csv"]
     names += ["layout.json", "layout.csv", "index_dict.json"]
     return next((found for name in names if (found := path.parent / name).is_file()), None)
@@ -146,7 +146,7 @@ def _from_index_dict(path: Path, content: Mapping[str, Any]) -> GivenLayout:
         raise SourceError(path, f"it needs lists of one length under {', '.join(keys)}.")
     tensors: list[tuple[str, tuple[int, ...]]] = []
     at = 0
-    for layer, start, length, outputs, inputs, kernel in zip(*lists, strict=True):  # type: ignore[arg-type]
+    for layer, start, length, outputs, inputs, kernel in zip(*lists, strict=True):
         number = layer[0] if isinstance(layer, list) and layer else layer
         if any(
             type(value) is not int or value < 0

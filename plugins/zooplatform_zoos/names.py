@@ -13,6 +13,7 @@ from typing import Any
 from zooplatform.errors import SourceError
 
 __all__ = [
+    "cell",
     "digest",
     "file_digest",
     "flat",
@@ -107,6 +108,19 @@ def seed_of(config: Mapping[str, Any]) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None
+
+
+def cell(text: str) -> Any:
+    """The value of a CSV cell: a whole number, a number, true or false, None when empty, else the text."""
+    stripped = text.strip()
+    if not stripped:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(stripped)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(stripped.lower(), text)
 
 
 def digest(value: object) -> str:

@@ -1,8 +1,8 @@
 """Pickles of classes that nobody has any more, read without running anything.
 
-`torch.load(weights_only=True)` refuses files whose pickles name unknown classes. Here every unknown name becomes a class of
-stubs that only keep what the file gives them; the few names that rebuild tensors, arrays and containers are answered by
-functions of this module. Tensors are not read but located, so a file of any size is opened in small memory.
+`torch.load(weights_only=True)` refuses files whose pickles name unknown classes. Here every unknown name becomes a
+class of stubs that only keep what the file gives them; the few names that rebuild tensors, numbers and containers are
+answered by functions of this module. Tensors are not read but located, so a file of any size opens in small memory.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Stub:
     """An object of an unknown class: `name` of the class, constructor arguments and state as the file has them."""
 
     name = ""
+    given: tuple[Any, ...]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Stub:
         made = object.__new__(cls)
@@ -95,8 +96,17 @@ class Stub:
         return f"<{self.name} as a stub>"
 
 
-@dataclass
-class _Storage:
+class _Fixed:
+    """Objects of ours that lie on the unpickler's stack: a pickle must not set their state."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("refused: it sets the state of a tensor or storage")
+
+
+@dataclass(slots=True)
+class _Storage(_Fixed):
     """Where the elements of a storage lie; the offset is known when the file has been read."""
 
     path: Path
@@ -106,7 +116,7 @@ class _Storage:
 
 
 @dataclass(frozen=True)
-class LazyTensor:
+class LazyTensor(_Fixed):
     """A tensor that has been located and not read."""
 
     storage: _Storage
@@ -257,7 +267,9 @@ def _one_pickle(file: IO[bytes], size: int, path: Path) -> bytes:
     for opcode, argument, position in pickletools.genops(limited):  # type: ignore[arg-type]
         if opcode.name.startswith("EXT"):
             raise SourceError(path, "refused: it uses the extension registry of pickle.")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= (position or 0):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= (
+            position or 0
+        ):
             raise SourceError(path, "refused: a memo number is out of range.")
     end = file.tell()
     if end - start > _MAX_PICKLE:
@@ -347,8 +359,8 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-@dataclass(frozen=True, slots=True)
-class _StorageKind:
+@dataclass(frozen=True)
+class _StorageKind(_Fixed):
     dtype: torch.dtype
 
 
