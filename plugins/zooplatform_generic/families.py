@@ -32,7 +32,7 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mobilenet", (r"blocks\.\d+\.\d+\.(conv_dw|conv_pwl)",)),
     ("mobilenet", (r"features\.\d+\.(conv|block)\.\d+\.",)),
     ("resnet", (r"layers?\.?\d+\.\d+\.conv\d+\.",)),
-    ("vgg", (r"features\.\d+\.(weight|bias)$", r"classifier\.\d+\.")),
+    ("vgg", (r"features\.\d+\.(weight|bias)$", r"classifier\.\d+\.|pre_logits\.")),
 )  # fmt: skip
 
 

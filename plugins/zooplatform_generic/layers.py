@@ -74,8 +74,9 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _tensor_order(suffix: str) -> int:
-    if _RECURRENT.fullmatch(suffix):
-        return 0  # weight_ih, weight_hh, bias_ih, bias_hh, layer by layer, as the file has them
+    # Matrices and biases of recurrent layers stay as the file has them; weight_0 is a parametrization.
+    if _RECURRENT.fullmatch(suffix) or re.fullmatch(r"weight_\d", suffix):
+        return 0
     return _SUFFIX_ORDER.get(suffix, len(_SUFFIX_ORDER))
 
 
@@ -146,7 +147,7 @@ _RANKS = tuple(
         (3, r"norm2|ln_?2|post_attention_layernorm|layernorm_after|layer_norm2"),
         (4, r"intermediate|gate_proj|up_proj|c_fc|fc1"),
         (6, r"output|o_proj|out_proj|c_proj|down_proj|fc2|downsample|shortcut"),
-        (7, r"LayerNorm|final_layer_norm"),
+        (7, r"LayerNorm|final_layer_norm|blocks"),
         (8, r"norm|ln_f|layernorm|layer_norm|final_norm|pooler|conv_head"),
         (
             9,

@@ -175,12 +175,13 @@ def _sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     if cfg is None:
         return {}
     sizes = {}
-    for argument, layers, axis in (
+    # Some models name several layers, against timm's own annotation; all are of one size.
+    places: tuple[tuple[str, Any, int], ...] = (
         ("num_classes", cfg.classifier, 0),
         ("in_chans", cfg.first_conv, 1),
-    ):
-        # Some models have several of them; all are of one size.
-        layer: Any = layers[0] if isinstance(layers, tuple | list) and layers else layers
+    )
+    for argument, layers, axis in places:
+        layer = layers[0] if isinstance(layers, tuple | list) and layers else layers
         shape = shapes.get(f"{layer}.weight", ())
         if isinstance(layer, str) and len(shape) > axis:
             sizes[argument] = shape[axis]
