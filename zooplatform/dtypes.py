@@ -101,8 +101,9 @@ class FloatValues:
     def _decode(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         if self._dtype in _NUMPY:
             if raw.dtype.kind == "c":
-                return np.abs(raw).astype(np.float64)
-            return raw.astype(np.float64)
+                raw = np.abs(raw)
+            plain: npt.NDArray[np.float64] = raw.astype(np.float64)
+            return plain
         import torch
 
         tensor = torch.from_numpy(np.ascontiguousarray(raw)).view(torch_dtype(self._dtype))

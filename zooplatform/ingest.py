@@ -34,6 +34,7 @@ class IngestReport:
         skipped: (reference, reason) of what was there already.
         failed: (reference, error) of what was refused.
         notes: what was left out or changed on the way, and why.
+        num_stored: how many of the checkpoints were not there before.
         bytes_read: bytes of weights read from the source.
         bytes_stored: bytes of new weight files.
     """
@@ -43,6 +44,7 @@ class IngestReport:
     skipped: tuple[tuple[str, str], ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    num_stored: int = 0
     bytes_read: int = 0
     bytes_stored: int = 0
 
@@ -56,12 +58,14 @@ class _Progress:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
+    num_stored: int = 0
     bytes_read: int = 0
     bytes_stored: int = 0
 
     def add(self, draft: Draft) -> None:
         self.checkpoints += draft.checkpoint_ids
         self.models |= dict.fromkeys(draft.model_ids)
+        self.num_stored += len(draft.checkpoint_ids) - draft.known
         self.bytes_stored += draft.bytes_stored
 
     def report(self) -> IngestReport:
@@ -71,6 +75,7 @@ class _Progress:
             skipped=tuple(self.skipped),
             failed=tuple(self.failed),
             notes=tuple(self.notes),
+            num_stored=self.num_stored,
             bytes_read=self.bytes_read,
             bytes_stored=self.bytes_stored,
         )
@@ -192,7 +197,6 @@ def _population(
         about.get("citation") or None,
     )
     state = _Progress()
-    known = 0
     for batch in source.batches(
         rest, done=_done(catalog, record.zoo_id, about.get("revision") or None), progress=progress
     ):
@@ -201,19 +205,17 @@ def _population(
         if not len(batch.rows):
             continue
         draft = catalog.write_population(batch, record)
-        known += draft.known
         state.add(draft)
         state.bytes_read += batch.weights.nbytes
         for model in draft.model_ids:
             catalog.registry.notify_model_ingested(catalog, model, state.report())
-    stored = len(state.checkpoints) - known
-    if not stored and not state.failed:
+    if not state.num_stored and not state.failed:
         state.skipped.append((f"{scheme}:{rest}", "already in the catalog"))
     return state.report()
 
 
 def _done(catalog: Catalog, zoo_id: str, revision: str | None) -> frozenset[tuple[str, int | None]]:
-    """(model key, step) of what the zoo holds of this revision of the source, so that an import goes on where it ended."""
+    """(model key, step) of what the zoo holds of this revision, so that an import goes on where it ended."""
     snapshot = catalog.snapshot()
     models = snapshot.table("models", ["model_id", "zoo_id", "source_key", "revision"], keep=True)
     models = models.filter(pc.equal(models.column("zoo_id"), zoo_id))

@@ -126,7 +126,7 @@ class MetricRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageRecord:
-    """An edge from the model being ingested to `parent`, a model id or an outside reference such as `hf-hub:org/name`."""
+    """An edge from the model being ingested to `parent`: a model id, or a reference such as `hf-hub:org/name`."""
 
     parent: str
     relation: Relation
@@ -219,7 +219,11 @@ class Checkpoint(Protocol):
         """
 
     def verify(self) -> None:
-        """Called after every tensor was read and before anything is committed; raises SourceError if a file is not what it claims."""
+        """Called after every tensor was read and before anything is committed.
+
+        Raises:
+            SourceError: a file is not what it claims to be.
+        """
 
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -436,7 +440,7 @@ class ArchitectureSpec(BackendSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerSpec(BackendSpec):
-    token_kind: Literal["float", "index"] = "float"
+    token_kind: Literal["float", "index"] = "float"  # noqa: S105 - not a password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -281,8 +281,11 @@ class TensorShardWriter:
         pad, first = _batch_pad(rows, start)
         batch = _tensor_batch(rows, data, sizes)
         self._writer.write_batch(batch, custom_metadata={"pad": "." * pad})
-        offsets = np.concatenate([[0], np.cumsum(sizes[:-1])]) if sizes else []
-        places = [Placed(self._rows + i, start + first + int(o)) for i, o in enumerate(offsets)]
+        places = []
+        at = start + first
+        for row, size in enumerate(sizes, start=self._rows):
+            places.append(Placed(row, at))
+            at += size
         self._rows += len(rows)
         return places
 
@@ -310,7 +313,7 @@ class TensorShardWriter:
 def _tensor_batch(
     rows: list[tuple[bytes, str, tuple[int, ...], int]], data: pa.Buffer | None, sizes: list[int]
 ) -> pa.RecordBatch:
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    offsets: npt.NDArray[np.int64] = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(sizes, out=offsets[1:])
     values = pa.Array.from_buffers(
         pa.large_binary(), len(rows), [None, pa.py_buffer(offsets), data]
