@@ -25,7 +25,14 @@ from zooplatform.interfaces import BackendSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Backends", "Contribution", "PluginInfo", "Status", "not_provided"]
+__all__ = [
+    "Backends",
+    "Contribution",
+    "PluginInfo",
+    "Status",
+    "missing_requirements",
+    "not_provided",
+]
 
 Status: TypeAlias = Literal["loaded", "disabled", "failed", "incompatible", "conflict"]
 
@@ -181,7 +188,7 @@ def instantiate(label: str, owner: str, spec: BackendSpec, interface: type | Non
 
     A property's factory may be the plain function itself: only classes are called for it.
     """
-    missing = [name for name in spec.requires if not _importable(name)]
+    missing = missing_requirements(spec)
     if missing:
         install = spec.install or f"pip install {' '.join(missing)}"
         raise NotInstalledError(label, missing, install)
@@ -214,6 +221,11 @@ def instantiate(label: str, owner: str, spec: BackendSpec, interface: type | Non
             f"{interface.__name__}; it lacks {', '.join(lacking)}. {remedy}"
         )
     return instance
+
+
+def missing_requirements(spec: BackendSpec) -> tuple[str, ...]:
+    """The import names in `spec.requires` that are not installed; nothing is imported."""
+    return tuple(name for name in spec.requires if not _importable(name))
 
 
 def not_provided(

@@ -91,6 +91,11 @@ class Registry:
             "plugin", name, [item.name for item in self.plugins], hint="Run `zoo plugins`."
         )
 
+    def provided_by(self, plugin: str) -> tuple[tuple[str, Any], ...]:
+        """(kind, descriptor) of everything that `plugin` registered, in the order given."""
+        given = self._contributions
+        return tuple((item.kind.name, item.spec) for item in given if item.owner == plugin)
+
     def source_for_scheme(self, scheme: str) -> tuple[SourceSpec, Source | PopulationSource]:
         """The source behind `scheme:` and a new instance of it.
 

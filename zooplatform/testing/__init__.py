@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zooplatform.testing.architectures import ArchitectureContract
+    from zooplatform.testing.architectures import ArchitectureContract, header_of
     from zooplatform.testing.installs import PluginInstaller
     from zooplatform.testing.properties import PropertyContract
     from zooplatform.testing.samples import sample_population
@@ -25,6 +25,7 @@ __all__ = [
     "SourceContract",
     "SqlContract",
     "SqlExample",
+    "header_of",
     "sample_population",
 ]
 
@@ -36,6 +37,7 @@ _HOMES = {
     "SourceContract": "sources",
     "SqlContract": "sql",
     "SqlExample": "sql",
+    "header_of": "architectures",
     "sample_population": "samples",
 }
 

@@ -48,6 +48,7 @@ class PluginInstaller:
         if source is not None:
             path = self.folder / f"{module}.py"
             path.write_text(textwrap.dedent(source), encoding="utf-8")
+            self._modules.add(module)
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text(
@@ -56,7 +57,6 @@ class PluginInstaller:
         points = info / "entry_points.txt"
         before = points.read_text(encoding="utf-8") if points.exists() else "[zooplatform]\n"
         points.write_text(f"{before}{name} = {target or module}\n", encoding="utf-8")
-        self._modules.add(module)
         importlib.invalidate_caches()
         return module
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from zooplatform.plugins import Registry
     from zooplatform.testing.installs import PluginInstaller
 
+# An editable install does not tell pytest which modules belong to this plugin.
+pytest.register_assert_rewrite(
+    *(f"zooplatform.testing.{name}" for name in ("architectures", "properties", "sources", "sql"))
+)
+
 __all__ = ["zoo_catalog", "zoo_cli", "zoo_population", "zoo_registry", "zoo_site"]
 
 
@@ -33,11 +38,12 @@ def zoo_registry() -> Registry:
 
 
 @pytest.fixture
-def zoo_catalog(tmp_path: Path, zoo_registry: Registry) -> Catalog:
+def zoo_catalog(tmp_path: Path, zoo_registry: Registry) -> Iterator[Catalog]:
     """A new, empty catalog with the installed plugins."""
     from zooplatform.catalog import open_catalog
 
-    return open_catalog(tmp_path / "catalog", create=True, registry=zoo_registry)
+    with open_catalog(tmp_path / "catalog", create=True, registry=zoo_registry) as catalog:
+        yield catalog
 
 
 @pytest.fixture
