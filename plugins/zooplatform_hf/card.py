@@ -46,7 +46,7 @@ def read_card(repository: Repository, path: str) -> Card:
         licenses = _words(card.get("license_name")) or licenses
     how = card.get("base_model_relation")
     detail = {"as": how} if isinstance(how, str) else {}
-    config = {
+    metadata = {
         "library": hub.library_name or card.get("library_name"),
         "pipeline_tag": hub.pipeline_tag or card.get("pipeline_tag"),
         "tags": tags,
@@ -60,7 +60,7 @@ def read_card(repository: Repository, path: str) -> Card:
         revision=repository.sha,
         license=", ".join(licenses) or None,
         base_model=", ".join(bases) or None,
-        config={key: value for key, value in config.items() if value},
+        metadata={key: value for key, value in metadata.items() if value},
         lineage=(
             *(
                 LineageRecord(parent=f"{SCHEME}:{base}", relation="finetuned_from", detail=detail)

@@ -158,12 +158,13 @@ def sha256_of_set(digests: Iterable[tuple[str, str]]) -> str:
 def allowed_root(folder: Path) -> Path:
     """The folder that files named by a file in `folder` must lie in.
 
-    The folder itself; in a cache of the Hugging Face Hub, whose snapshots are links to blobs beside them, the folder of
-    the repository.
+    The folder itself; in a cache of the Hugging Face Hub, whose snapshots are links to blobs of the
+    repository or to blobs that repositories share, the whole cache.
     """
     folder = folder.resolve()
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        return folder.parent.parent
+    for parent in folder.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent.parent
     return folder
 
 
