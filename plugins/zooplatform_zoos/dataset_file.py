@@ -247,7 +247,7 @@ def _load(
             key=prefix + row.path,
             name=row.path,
             source=f"model-dataset:{ref}",
-            revision=revision[:12],
+            revision=revision,
             seed=seed_of(config),
             config=config,
         ),

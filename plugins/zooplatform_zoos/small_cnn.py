@@ -100,7 +100,8 @@ class SmallCnnZoo:
                 "Fetch both files of the same zoo again.",
             )
         columns = _columns_of(folder, table, weights.array.shape[1])
-        prefix = f"small-cnn-zoo:{folder.name}@{_revision(folder)[:12]}/"
+        revision = _revision(folder)
+        prefix = f"small-cnn-zoo:{folder.name}@{revision[:12]}/"
         reports = Reports()
         groups = _groups(table, prefix, done, reports)
         layout, order = columns.layout(weights.array.dtype), columns.order()
@@ -114,7 +115,7 @@ class SmallCnnZoo:
             for start in range(0, len(rows), per_batch):
                 indices = np.asarray(rows[start : start + per_batch], np.int64)
                 values = weights.rows(indices, order)
-                records = _records(table, indices, values, prefix, ref)
+                records = _records(table, indices, values, prefix, revision, ref)
                 failed, notes = reports.take()
                 finished += len(indices)
                 if progress is not None:
@@ -270,6 +271,7 @@ def _records(
     indices: npt.NDArray[np.int64],
     values: npt.NDArray[Any],
     prefix: str,
+    revision: str,
     ref: str,
 ) -> list[CheckpointRecord]:
     """One record per row of `values` (len(indices), P)."""
@@ -291,7 +293,7 @@ def _records(
                 key=prefix + model,
                 name=model,
                 source=f"small-cnn-zoo:{ref}",
-                revision=prefix.rpartition("@")[2].rstrip("/"),
+                revision=revision,
                 seed=seed_of({"seed": config.get("random_seed")}),
                 config=config,
             )

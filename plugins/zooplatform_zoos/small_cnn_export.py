@@ -6,6 +6,8 @@ Legend: N checkpoints, P parameters.
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 from itertools import groupby
 from math import prod
@@ -13,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from zooplatform.errors import SourceError, UnknownIdError
 from zooplatform_zoos.small_cnn import SOURCE_ROW
@@ -22,6 +22,8 @@ from zooplatform_zoos.small_cnn_layout import FileColumns, Variable
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    import pyarrow as pa
 
     from zooplatform.catalog import Catalog
     from zooplatform.interfaces import Layout
@@ -141,7 +143,7 @@ def _file_columns(layout: Layout, zoo: str) -> tuple[FileColumns, np.ndarray[Any
 
 def _write_layout(path: Path, columns: FileColumns) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)
         writer.writerow(["varname", "start_idx", "end_idx", "shape"])
         for variable in columns.variables:
             writer.writerow([variable.name, variable.start, variable.end, str(variable.shape)])
@@ -166,23 +168,24 @@ def _write_metrics(path: Path, catalog: Catalog, zoo: str, rows: pa.Table) -> No
     ):
         if name not in _OURS:
             values.setdefault(name, {})[checkpoint] = value
-    ids = rows.column("checkpoint_id").to_pylist()
-    data: dict[str, Any] = {"": pa.array(range(len(ids)), pa.int64())}
-    for name in names:
-        data[f"config.{name}"] = _column([config.get(name) for config in configs])
-    data["modeldir"] = rows.column("name")
-    data["step"] = rows.column("step")
-    for name, found in values.items():
-        data[name] = pa.array([found.get(checkpoint) for checkpoint in ids], pa.float64())
-    with pa.CompressedOutputStream(str(path), "gzip") as file:
-        pyarrow.csv.write_csv(pa.table(data), file)
-
-
-def _column(values: list[Any]) -> pa.Array:
-    """Plain values keep their type; whatever the format has no cell for is written as JSON."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return pa.array(
-            [value if isinstance(value, str) else json.dumps(value) for value in values]
+    with (
+        gzip.GzipFile(path, "wb", mtime=0) as zipped,
+        io.TextIOWrapper(zipped, "utf-8", newline="") as file,
+    ):
+        # Python's shortest form of a float is what the published files hold.
+        writer = csv.writer(file)
+        writer.writerow(["", *(f"config.{name}" for name in names), "modeldir", "step", *values])
+        ids, models, steps = (
+            rows.column(name).to_pylist() for name in ("checkpoint_id", "name", "step")
         )
+        for at, checkpoint in enumerate(ids):
+            config = [_cell(configs[at].get(name)) for name in names]
+            found = [values[name].get(checkpoint, "") for name in values]
+            writer.writerow([at, *config, models[at], steps[at], *found])
+
+
+def _cell(value: Any) -> Any:
+    """Plain values as they are, nothing for None; whatever the format has no cell for as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str | int | float) else json.dumps(value)

@@ -64,7 +64,7 @@ class VectorZoo:
         if not isinstance(content, Mapping) or not content:
             raise SourceError(path, "it is no dict of data sets with weight vectors.")
         reports = Reports()
-        revision = file_digest(path)[:12]
+        revision = file_digest(path)
         items = _items(content, path, ref, layouts, columns, revision, reports)
         yield from stream(items, reports, what=path.name, total=None, done=done, progress=progress)
 
@@ -136,7 +136,7 @@ def _items(
         for row in range(len(vectors)):
             model = f"{dataset}/{row}"
             info = ModelInfo(
-                key=f"vector-zoo:{path.stem}@{revision}/{model}",
+                key=f"vector-zoo:{path.stem}@{revision[:12]}/{model}",
                 name=model,
                 source=f"vector-zoo:{ref}",
                 revision=revision,
