@@ -22,6 +22,7 @@ __all__ = [
     "VectorLayout",
     "architecture_id",
     "checkpoint_id",
+    "is_parameter",
     "layout_of",
     "model_id",
 ]
@@ -77,6 +78,12 @@ class Field:
     layer_type: str | None = None
 
 
+def is_parameter(spec: TensorSpec) -> bool:
+    """Whether a tensor is trained, going by torch's names for the buffers of its normalisation layers."""
+    buffer = spec.name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+    return is_floating(spec.dtype) and not buffer
+
+
 class VectorLayout:
     """A layout as a vector: tensors of the main dtype side by side, all others as bytes aside.
 
@@ -119,7 +126,8 @@ class VectorLayout:
 
     @property
     def num_parameters(self) -> int:
-        return sum(t.num_elements for t in self.layout if is_floating(t.dtype))
+        """Elements of trainable tensors: integer buffers and running statistics do not count."""
+        return sum(t.num_elements for t in self.layout if is_parameter(t))
 
     @property
     def size_bytes(self) -> int:

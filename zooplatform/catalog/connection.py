@@ -223,7 +223,15 @@ class Engine:
     def _define(self, name: str) -> None:
         if name in self._defined:
             return
+        # Entered first, since SQL of plugins may name itself or run in a circle.
         self._defined.add(name)
+        try:
+            self._create(name)
+        except BaseException:
+            self._defined.discard(name)
+            raise
+
+    def _create(self, name: str) -> None:
         if name == "zoo_functions":
             self._define_functions()
         elif name == "wide":
@@ -243,7 +251,7 @@ class Engine:
 
     def _create_view(self, name: str, sql: str) -> None:
         connection = self._opened()
-        self._run(lambda: connection.execute(f"CREATE VIEW {name} AS {sql}"))
+        self._run(lambda: connection.execute(f"CREATE OR REPLACE VIEW {name} AS {sql}"))
 
     def _create_stored(self, table: str, view: str) -> None:
         files = self.snapshot.files(table)
@@ -257,7 +265,7 @@ class Engine:
     def _create_table(self, name: str, rows: pa.Table) -> None:
         connection = self._opened()
         connection.register("_rows", rows)
-        connection.execute(f"CREATE TABLE {STORED}.{name} AS FROM _rows")
+        connection.execute(f"CREATE OR REPLACE TABLE {STORED}.{name} AS FROM _rows")
         connection.unregister("_rows")
 
     def _metric_keys(self) -> list[MetricKey]:
@@ -291,7 +299,7 @@ class Engine:
         ]
         self._create_table("functions", pa.Table.from_pylist(rows, schema=FUNCTIONS_SCHEMA))
         self._opened().execute(
-            f"CREATE MACRO zoo_functions() AS TABLE SELECT * FROM {STORED}.functions"
+            f"CREATE OR REPLACE MACRO zoo_functions() AS TABLE SELECT * FROM {STORED}.functions"
         )
 
 

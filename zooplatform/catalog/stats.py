@@ -100,7 +100,8 @@ def population_stats(columns: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     step = max(1, (1 << 20) // width)
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
-        _plain_rows(columns[part], part, result, counts)
+        with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are done again below
+            _plain_rows(columns[part], part, result, counts)
     bad = np.flatnonzero(~np.isfinite(result["l2"]))
     for row in bad.tolist():
         single = np.ascontiguousarray(columns[row])
