@@ -44,6 +44,14 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
     "export": BuiltinCommand(
         "zooplatform.cli.export:export", "Write a checkpoint to a safetensors file."
     ),
+    "plugins": BuiltinCommand(
+        "zooplatform.cli.plugins:plugins", "List plugins and what they provide."
+    ),
+    "check": BuiltinCommand("zooplatform.cli.maintain:check", "Check that the catalog is whole."),
+    "gc": BuiltinCommand("zooplatform.cli.maintain:gc", "Remove files that no commit refers to."),
+    "compact": BuiltinCommand(
+        "zooplatform.cli.maintain:compact", "Merge small files; every answer stays the same."
+    ),
 }
 
 

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 __all__ = ["find", "find_checkpoint"]
 
-_KINDS = ("zoo", "model", "checkpoint")
+_BEGIN_SO = """
+    select 'zoo' as kind, zoo_id as id from zoos where starts_with(zoo_id, $1)
+    union all select 'model', model_id from models where starts_with(model_id, $1)
+    union all
+    select 'checkpoint', checkpoint_id from checkpoints where starts_with(checkpoint_id, $1)
+    order by id <> $1, kind, id limit 5"""
 
 
 def find(catalog: Catalog, given: str) -> tuple[str, str]:
@@ -21,25 +26,13 @@ def find(catalog: Catalog, given: str) -> tuple[str, str]:
         UnknownIdError: nothing has this id.
         CatalogError: several things begin like this; the text lists them.
     """
-    found: list[tuple[str, str]] = []
-    ambiguous: list[CatalogError] = []
-    for kind in _KINDS:
-        try:
-            found.append((kind, catalog.resolve(kind, given)))
-        except UnknownIdError:
-            continue
-        except CatalogError as error:
-            ambiguous.append(error)
-    whole = [hit for hit in found if hit[1] == given]
-    if whole:
-        return whole[0]
-    if ambiguous:
-        raise ambiguous[0]
-    if len(found) > 1:
-        hits = ", ".join(f"{kind} {identity}" for kind, identity in found)
-        raise CatalogError(f"{given!r} is the beginning of several ids: {hits}. Give more of one.")
-    if not found:
+    found = [(row["kind"], row["id"]) for row in catalog.sql(_BEGIN_SO, [given]).to_pylist()]
+    if not found or not given:
         raise UnknownIdError("zoo, model or checkpoint", given)
+    if len(found) > 1 and found[0][1] != given:
+        hits = ", ".join(f"{kind} {identity}" for kind, identity in found[:4])
+        more = ", …" if len(found) > 4 else ""
+        raise CatalogError(f"Several ids begin with {given!r}: {hits}{more}. Give more of one.")
     return found[0]
 
 

@@ -88,13 +88,22 @@ def _zoo_id(catalog: Catalog, zoo: str | None) -> str | None:
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """`row` with sizes that people read."""
+    """`row` with a size that people read."""
     return {
-        name.removesuffix("_bytes") if name == "size_bytes" else name: (
-            human_bytes(value) if name == "size_bytes" and value is not None else value
-        )
+        name: human_bytes(value) if name == "size_bytes" and value is not None else value
         for name, value in row.items()
     }
+
+
+def _telling(rows: list[dict[str, Any]]) -> list[str]:
+    """Columns worth a place on the screen: not those that only order, are empty or count nothing."""
+    return [
+        name
+        for name in rows[0]
+        if not name.endswith("_index")
+        and any(row[name] not in (None, "", [], {}) for row in rows)
+        and not (name.startswith("num_") and not any(row[name] for row in rows))
+    ]
 
 
 @click.command()
@@ -125,4 +134,4 @@ def show(identity: str, catalog: str, as_json: bool) -> None:
             out.fields(_readable(part))
         elif part:
             out.heading(f"{title.replace('_', ' ')} ({len(part):,})")
-            out.table([_readable(row) for row in part])
+            out.table([_readable(row) for row in part], _telling(part))

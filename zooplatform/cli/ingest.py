@@ -82,10 +82,10 @@ def ingest(
     if as_json:
         out.data({"references": results, "num_failed": len(failed)})
     if len(references) > 1:
-        stored = sum(result.get("num_checkpoints", 0) for result in results)
+        stored = sum(result.get("num_stored", 0) for result in results)
         out.note(
             f"{human_count(len(references), 'reference')}: "
-            f"{human_count(stored, 'checkpoint')} in {catalog}, {len(failed)} failed."
+            f"{human_count(stored, 'checkpoint')} stored in {catalog}, {len(failed)} failed."
         )
         for reference in failed:
             out.note(f"  failed: {reference}")
@@ -97,8 +97,8 @@ def _result(reference: str, report: IngestReport) -> dict[str, Any]:
     """What became of one reference, as `--json` prints it."""
     return {
         "reference": reference,
-        "status": "failed" if report.failed else "stored" if report.checkpoint_ids else "present",
-        "num_checkpoints": len(report.checkpoint_ids),
+        "status": "failed" if report.failed else "stored" if report.num_stored else "present",
+        "num_stored": report.num_stored,
         "checkpoint_ids": list(report.checkpoint_ids),
         "model_ids": list(report.model_ids),
         "bytes_read": report.bytes_read,
@@ -114,17 +114,16 @@ def _print(result: Mapping[str, Any]) -> None:
     if "error" in result:
         out.error(result["error"])
         return
-    if result["num_checkpoints"]:
+    if result["num_stored"]:
         out.line(
-            f"{reference}: {human_count(result['num_checkpoints'], 'checkpoint')} of "
-            f"{human_count(len(result['model_ids']), 'model')} stored, "
+            f"{reference}: {human_count(result['num_stored'], 'checkpoint')} stored, "
             f"{human_bytes(result['bytes_read'])} read, "
-            f"{human_bytes(result['bytes_stored'])} stored"
+            f"{human_bytes(result['bytes_stored'])} written"
         )
     elif not result["failed"]:
         out.line(f"{reference}: already in the catalog, nothing stored")
-    for skipped in result["skipped"]:
-        out.note(f"  {skipped['reference']}: {skipped['reason']}")
+        for skipped in result["skipped"]:
+            out.note(f"  {skipped['reference']}: {skipped['reason']}")
     for note in result["notes"]:
         out.note(f"  {note}")
     for failure in result["failed"]:

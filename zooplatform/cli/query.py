@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import click
@@ -73,10 +72,10 @@ def query(
         raise click.UsageError(
             f"{chosen} is binary and stdout is a terminal. Give --output FILE or a pipe."
         )
-    text = click.get_text_stream("stdin").read() if sql == "-" else sql
+    text = sys.stdin.read() if sql == "-" else sql
     if not text.strip():
         raise ConfigError('The SQL is empty. Try: zoo query "show tables"')
-    with open_catalog(catalog) as opened, closing(opened.reader(text)) as reader:
+    with open_catalog(catalog) as opened, opened.engine().reader(text) as reader:
         num_rows, more = write_result(reader, chosen, output=output, limit=limit)
     where = f" in {output}" if output else ""
     cut = ", more were left out by --limit" if more else ""
