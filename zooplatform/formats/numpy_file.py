@@ -83,7 +83,7 @@ class NumpyReader(ReaderBase):
         if array.dtype.byteorder == ">":
             values = values.byteswap()
         plain = np.ascontiguousarray(values).reshape(-1)
-        return memoryview(plain.view(np.uint8))
+        return plain.view(np.uint8).data
 
     def _values(self, array: _Array) -> bytearray:
         """The bytes of an array in the file's own order."""

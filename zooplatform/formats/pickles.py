@@ -11,7 +11,7 @@ import collections
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from zooplatform.errors import SourceError
 from zooplatform.formats.dtypes import ITEM_BYTES
@@ -136,7 +136,12 @@ class _Global:
 class _Inert(pickle._Unpickler):
     """Reads one pickle from `stream`; the opcodes are those that torch writes and its restricted unpickler takes."""
 
-    dispatch = {  # noqa: RUF012 - pickle's own class attribute, replaced as a whole
+    # What the base class keeps while it loads.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
         code[0]: pickle._Unpickler.dispatch[code[0]]
         for code in (
             *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD),

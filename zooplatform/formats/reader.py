@@ -98,7 +98,7 @@ class RegionBuffer:
         if self._bytes is None:
             # numpy's allocator asks for huge pages, which halves the time of the first pass.
             self._bytes = np.empty(self._size, np.uint8)
-        view = memoryview(self._bytes)[:size]
+        view = self._bytes.data[:size]
         file.read_into(view, offset)
         return view
 

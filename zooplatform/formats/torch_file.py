@@ -86,7 +86,8 @@ class TorchReader(ReaderBase):
         raw = torch.empty(0, dtype=torch.uint8).set_(
             tensor.untyped_storage(), start, (spec.size_bytes,), (1,)
         )
-        return memoryview(raw.numpy())
+        view: memoryview = raw.numpy().data
+        return view
 
     def verify(self) -> None:
         self._check()

@@ -260,4 +260,6 @@ def _whole(mapping: Mapping[Any, Any], *keys: str) -> int | None:
 
 def _number(mapping: Mapping[Any, Any], key: str) -> float | None:
     value = mapping.get(key)
-    return float(value) if type(value) in (int, float) and 0 <= value < 1e12 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+        return None
+    return float(value)
