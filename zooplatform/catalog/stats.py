@@ -113,6 +113,7 @@ def population_stats(columns: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     return result | counts
 
 
+@np.errstate(invalid="ignore", over="ignore")  # rows with Inf or NaN are computed again by the caller
 def _plain_rows(
     block: npt.NDArray[Any],
     part: slice,
