@@ -84,7 +84,7 @@ def dead_units(state: StateDict, layers: tuple[LayerSpec, ...]) -> float | None:
         units, incoming = weight.shape[0], weight.flatten(1)
         step = max(1, _PIECE // incoming.shape[1])
         for start in range(0, units, step):
-            rows = incoming[start : start + step].to(torch.float32)
+            rows = incoming[start : start + step].to(torch.float64)
             dead += len(rows) - int(rows.ne(0).any(dim=1).sum())
         total += units
     return dead / total if total else None

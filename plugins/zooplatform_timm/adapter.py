@@ -39,6 +39,19 @@ _REFUSED = frozenset(
         "pretrained_strict",
     }
 )
+# What models raise for arguments that they cannot be made with.
+_MODEL_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+# Larger numbers among the arguments of a stranger's configuration (a depth, say) would only cost time and memory.
+_MAX_ARGUMENT = 10_000
 _METADATA_NAMES = ("architecture", "timm_model", "model_name")
 
 
@@ -86,7 +99,7 @@ class TimmAdapter:
         name, arguments = _arguments(config)
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-        except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as exc:
+        except _MODEL_ERRORS as exc:
             raise ArchitectureError(
                 f"timm cannot make {name!r} with {arguments}: {exc}. Compare the arguments with "
                 f"timm.create_model({name!r}, ...)."
@@ -165,8 +178,22 @@ def _candidates(
             continue
         said = {key: header.config[key] for key in _KEYS if key in header.config}
         said["architecture"] = name
+        if max(_integers(said.get("model_args")), default=0) > _MAX_ARGUMENT:
+            continue
         yield said
         yield said | _sizes(name, shapes)
+
+
+def _integers(value: object) -> Iterator[int]:
+    """All whole numbers inside a JSON value."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _integers(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _integers(item)
 
 
 def _sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -54,4 +54,6 @@ def test_rebuilt_networks_have_the_recorded_accuracy(zoo):
         network.load_state_dict(state, strict=True)
         with torch.inference_mode():
             accuracy = (network.eval()(x).argmax(1) == y).double().mean().item()
-        assert accuracy == pytest.approx(float(rows[index]["test_accuracy"]), abs=1e-6)  # kept as float32
+        assert accuracy == pytest.approx(
+            float(rows[index]["test_accuracy"]), abs=1e-6
+        )  # kept as float32

@@ -139,6 +139,9 @@ def test_other_checkpoints_are_left_to_others():
     assert not adapter.matches(header_of(state, {"architecture": ["test_byobnet"]}))
     assert not adapter.matches(header_of(state, {"architectures": ["BertModel"]}))
     assert not adapter.matches(header_of({}, {"architecture": "test_byobnet"}))
+    for arguments in ({"depth": 10**9}, {"depth": "x"}, {"patch_size": 0}, [3], "x"):
+        config = {"architecture": "test_vit", "model_args": arguments}
+        assert not adapter.matches(header_of(state, config))
     with pytest.raises(ArchitectureError, match="adapter `generic`"):
         adapter.describe(header_of(state))
 
