@@ -164,6 +164,17 @@ def test_a_table_fits_the_screen(
     assert "…" in lines[2]
 
 
+def test_the_first_column_gives_way_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {"name": "n" * 20, "text": "t" * 19, "more": "m" * 19}
+    out.table([row])
+    assert capsys.readouterr().out.splitlines()[2] == "n" * 20 + "  ttttttt…  mmmmmmm…"
+    out.table([row | {"name": "n" * 30}])
+    assert capsys.readouterr().out.splitlines()[2] == "n" * 19 + "…  ttttttt…  mmmmmmm…"
+
+
 def test_a_pipe_of_unknown_width_cuts_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,12 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
     "export": BuiltinCommand(
         "zooplatform.cli.export:export", "Write a checkpoint to a safetensors file."
     ),
+    "push": BuiltinCommand(
+        "zooplatform.cli.push:push", "Put a checkpoint on the Hugging Face Hub."
+    ),
+    "push": BuiltinCommand(
+        "zooplatform.cli.push:push", "Put a checkpoint on the Hugging Face Hub."
+    ),
     "plugins": BuiltinCommand(
         "zooplatform.cli.plugins:plugins", "List plugins and what they provide."
     ),
@@ -112,11 +118,17 @@ class RootGroup(click.Group):
 
 
 def _plugin_commands(ctx: click.Context) -> dict[str, tuple[str, str, str]]:
-    """Command name -> (owner, target, summary), without those named like a built-in command."""
+    """Command name -> (owner, target, summary).
+
+    One named like a built-in command is `plugin-name`, as commands of two plugins that clash are.
+    """
     return {
-        spec.name: (owner, spec.target, spec.summary)
+        f"{owner}-{spec.name}" if spec.name in COMMANDS else spec.name: (
+            owner,
+            spec.target,
+            spec.summary,
+        )
         for owner, spec in get_session(ctx).registry.commands
-        if spec.name not in COMMANDS
     }
 
 
@@ -150,7 +162,7 @@ def main(ctx: click.Context, no_plugins: bool) -> None:
     \b
     zoo demo                                    the main job, end to end and offline
     zoo ingest model.safetensors                store a file
-    zoo query "select name, num_parameters from wide limit 5"
+    zoo query "select model, num_parameters from wide limit 5"
     zoo COMMAND --help                          what a command does, with examples
     """
     ctx.obj = Session(no_plugins=no_plugins)

@@ -112,7 +112,7 @@ def _checkpoint(catalog: Catalog, checkpoint_id: str) -> dict[str, Part]:
     )
     tensors = _rows(
         catalog,
-        """select t.tensor_index, t.name, t.dtype, t.shape, t.num_elements, t.size_bytes,
+        """select t.tensor_index, t.name, t.dtype, t.shape, t.size_bytes,
             l.layer_index, l.layer_type, s.mean, s.std, s.min, s.max, s.l2, s.num_zero, s.num_nan,
             s.num_inf, t.tied_to
         from tensors t

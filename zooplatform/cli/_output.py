@@ -182,16 +182,20 @@ def _is_number(value: Any) -> bool:
 
 
 def _fit(widths: Sequence[int], limit: int | None) -> list[int]:
-    """Narrow the widest columns until the row fits into `limit` columns of the screen."""
-    fitted = [min(width, _WIDEST_CELL) for width in widths]
-    if limit is None:
-        return fitted
-    gaps = 2 * (len(fitted) - 1)
-    widest = max(fitted, default=0)
-    # With more columns than the screen can hold the terminal wraps the lines.
-    while widest > _NARROWEST and sum(min(width, widest) for width in fitted) + gaps > limit:
-        widest -= 1
-    return [min(width, widest) for width in fitted]
+    """Narrow the widest columns until the row fits into `limit` columns of the screen.
+
+    The first column gives way last: it holds the name or the id that a row is known by.
+    """
+    first, *others = (min(width, _WIDEST_CELL) for width in widths)
+    if limit is not None:
+        room = limit - 2 * len(others)
+        widest = max(others, default=0)
+        while widest > _NARROWEST and first + sum(min(w, widest) for w in others) > room:
+            widest -= 1
+        others = [min(width, widest) for width in others]
+        # With more columns than the screen can hold the terminal wraps the lines.
+        first = min(first, max(_NARROWEST, room - sum(others)))
+    return [first, *others]
 
 
 def _aligned(texts: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
