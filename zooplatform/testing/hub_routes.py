@@ -196,7 +196,9 @@ def _create(hub: LoopbackHub, user: str | None, asked: Mapping[str, Any]) -> Rep
     if owner != user and owner not in hub.store.users.values():
         raise _Refusal(403, message=f"You have no write access to {owner}")
     if repo_id in hub.store.repos:
-        raise _Refusal(409, message="You already created this model repo")
+        # The client goes on with the address when the caller does not mind that it exists.
+        there = {"error": "You already created this model repo", "url": f"{hub.url}/{repo_id}"}
+        return _json(there, 409)
     private = asked.get("visibility") == "private" or bool(asked.get("private"))
     repo = hub.store.repo(repo_id, {".gitattributes": b""}, private=private)
     repo.granted.add(user)

@@ -219,7 +219,7 @@ def _pointer(sha256: str, size: int) -> bytes:
 
 
 def _front_matter(content: Content) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     text = b"".join(read(content)).decode()
     if not text.startswith("---\n"):
