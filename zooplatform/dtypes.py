@@ -99,6 +99,10 @@ class FloatValues:
         return self._decode(self._raw[(np.arange(count, dtype=np.int64) * len(self._raw)) // count])
 
     def _decode(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        with np.errstate(invalid="ignore", over="ignore"):  # signalling NaN become quiet ones
+            return self._widen(raw)
+
+    def _widen(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         if self._dtype in _NUMPY:
             if raw.dtype.kind == "c":
                 raw = np.abs(raw)
@@ -106,7 +110,7 @@ class FloatValues:
             return plain
         import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(raw)).view(torch_dtype(self._dtype))
+        tensor = torch.from_numpy(np.array(raw)).view(torch_dtype(self._dtype))
         decoded: npt.NDArray[np.float64] = tensor.to(torch.float32).numpy().astype(np.float64)
         return decoded
 

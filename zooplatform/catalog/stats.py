@@ -20,7 +20,8 @@ _NAMES = ("q05", "q25", "q50", "q75", "q95")
 def tensor_stats(data: memoryview, dtype: str) -> dict[str, Any] | None:
     """Statistics of one tensor from its bytes; None for dtypes that have no numbers (packed and quantised ones).
 
-    Complex values count by their modulus. Memory stays at a few blocks of 65,536 values whatever the size.
+    Complex values count by their modulus. Where the sum of squares passes the range of float64, `l2` and `std` are
+    infinite. Memory stays at a few blocks of 65,536 values whatever the size.
     """
     values = as_float(data, dtype)
     if values is None:
@@ -31,26 +32,28 @@ def tensor_stats(data: memoryview, dtype: str) -> dict[str, Any] | None:
     zeros = nans = infinities = finite_count = 0
     for start in range(0, count, _BLOCK):
         block = values.block(start, min(start + _BLOCK, count))
-        square = float(np.dot(block, block))
+        square = _square(block)
         if not np.isfinite(square):
             finite = np.isfinite(block)
             if not finite.all():
                 nans += int(np.isnan(block).sum())
                 infinities += int(np.isinf(block).sum())
                 block = block[finite]
-                square = float(np.dot(block, block))
+                square = _square(block)
         if not len(block):
             continue
         total_square += square
-        total += float(block.sum())
+        with np.errstate(over="ignore"):
+            total += float(block.sum())
         low, high = min(low, float(block.min())), max(high, float(block.max()))
         zeros += len(block) - int(np.count_nonzero(block))
         finite_count += len(block)
-        total_abs += float(np.abs(block, out=block).sum())
+        with np.errstate(over="ignore"):
+            total_abs += float(np.abs(block, out=block).sum())
     result: dict[str, Any] = {"num_zero": zeros, "num_nan": nans, "num_inf": infinities}
     if finite_count:
         mean = total / finite_count
-        variance = max(total_square / finite_count - mean * mean, 0.0)
+        variance = max(total_square / finite_count - mean * mean, 0.0) if total_square < np.inf else np.inf
         if variance < 1e-6 * mean * mean:
             variance = _two_pass_variance(values, mean, finite_count)
         result |= {"mean": mean, "std": float(np.sqrt(variance)), "min": low, "max": high}
@@ -60,6 +63,11 @@ def tensor_stats(data: memoryview, dtype: str) -> dict[str, Any] | None:
         if len(sample):
             result |= dict(zip(_NAMES, _quantiles(sample[None, :])[:, 0].tolist(), strict=True))
     return result
+
+
+def _square(block: npt.NDArray[np.float64]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(block, block))
 
 
 def _two_pass_variance(values: Any, mean: float, count: int) -> float:

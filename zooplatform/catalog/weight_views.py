@@ -29,12 +29,13 @@ __all__ = ["PIECE_VALUES", "WEIGHT_VIEWS", "Weights", "decode_float32"]
 
 # DuckDB's inner products accumulate in float32; up to this length their error stays below 1e-5.
 PIECE_VALUES = 65_536
-# Values decoded at a time (16 MB of float32): bounds the memory of a scan.
-_BATCH_VALUES = 1 << 22
+# Values handed over at a time (4 MB of float32): bounds the memory of a scan.
+_BATCH_VALUES = 1 << 20
 _TENSORS_PER_BLOCK = 4096
 
 _Rows = npt.NDArray[np.int64]
-_LIST = pa.large_list_view(pa.field("item", pa.float32(), nullable=False))
+# Not list views, which could point anywhere: DuckDB hands no filter to a table that has them.
+_LIST = pa.large_list(pa.field("item", pa.float32(), nullable=False))
 WEIGHT_VIEWS: Mapping[str, pa.Schema] = {
     "population_weights": pa.schema(
         [
@@ -451,7 +452,8 @@ def _sliced(
 def _slices(
     matrix: npt.NDArray[Any], rows: _Rows, starts: _Rows, sizes: _Rows
 ) -> Callable[[_Rows], pa.Array]:
-    """A decoder of `matrix[rows[i], starts[i] : starts[i] + sizes[i]]`; float32 is pointed at, other types are cast."""
+    """A decoder of `matrix[rows[i], starts[i] : starts[i] + sizes[i]]`; other types than
+    float32 are cast."""
     width = matrix.shape[1]
 
     def decode(chosen: _Rows) -> pa.Array:
@@ -472,9 +474,18 @@ def _lists(
     sizes: _Rows,
     missing: npt.NDArray[np.bool_] | None = None,
 ) -> pa.Array:
-    """Lists that point into `flat`, without a copy."""
+    """Lists of `flat[starts[i] : starts[i] + sizes[i]]`; they point into it when they follow each other there."""
+    ends = starts + sizes
+    if len(starts) and np.array_equal(starts[1:], ends[:-1]):
+        offsets = np.append(starts, ends[-1])
+    else:
+        offsets = np.append(0, np.cumsum(sizes))
+        pieces = [flat[start:end] for start, end in zip(starts, ends, strict=True)]
+        flat = np.concatenate(pieces) if pieces else flat[:0]
     values = pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
-    mask = None if missing is None or not missing.any() else pa.array(missing)
-    return pa.LargeListViewArray.from_arrays(
-        pa.array(starts), pa.array(sizes), values, type=_LIST, mask=mask
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets),
+        values,
+        type=_LIST,
+        mask=None if missing is None or not missing.any() else pa.array(missing),
     )
