@@ -129,7 +129,8 @@ class GgufReader(ReaderBase):
             if end > self._file.size:
                 raise SourceError(
                     self._file.path,
-                    f"It is truncated: tensor {shown(spec.name)} ends at byte {end:,}, the file has {self._file.size:,}.",
+                    f"It is truncated: tensor {shown(spec.name)} ends at byte {end:,},"
+                    f" the file has {self._file.size:,}.",
                     _AGAIN,
                 )
 

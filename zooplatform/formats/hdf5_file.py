@@ -28,7 +28,8 @@ __all__ = ["Hdf5Reader"]
 _AGAIN = "Copy or download it again, or save the weights alone."
 _FREE_BYTES = 1 << 20
 _MAX_DEPTH = 64
-# deflate, shuffle, fletcher32, szip, nbit, scale-offset, lzf: what the library brings itself. Others are loaded as code.
+# deflate, shuffle, fletcher32, szip, nbit, scale-offset, lzf: what the library brings itself. Others are loaded
+# as code.
 _FILTERS = frozenset((1, 2, 3, 4, 5, 6, 32000))
 _MAX_TEXT = 4096
 _ERRORS = (

@@ -108,7 +108,7 @@ def name_notes(names: Iterable[str], subject: object) -> tuple[str, ...]:
             odd["no character"].append(name)
         elif not name.isprintable():
             odd["control characters"].append(name)
-        if ".." in name or "/" in name[:1]:
+        if "../" in name or "..\\" in name:
             odd["path parts"].append(name)
         if len(name) > _LONG_NAME:
             odd["more than 1,024 characters"].append(name)

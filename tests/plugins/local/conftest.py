@@ -1,0 +1,47 @@
+"""What the tests of the local source share: reading a file whole, and expecting a refusal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zooplatform.errors import SourceError
+from zooplatform_local.source import LocalSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from zooplatform.interfaces import Checkpoint
+
+
+def read_whole(path: Path) -> tuple[Checkpoint, dict[str, bytes]]:
+    """The (closed) checkpoint at `path` and the bytes of its tensors, as an ingest reads them."""
+    source = LocalSource()
+    (ref,) = source.list(str(path))
+    with source.open(ref) as checkpoint:
+        values = {}
+        for spec in checkpoint.header.tensors:
+            values[spec.name] = bytes(checkpoint.buffer(spec.name))
+            assert len(values[spec.name]) == spec.size_bytes
+        checkpoint.verify()
+    return checkpoint, values
+
+
+@pytest.fixture
+def read() -> Callable[[Path], tuple[Checkpoint, dict[str, bytes]]]:
+    return read_whole
+
+
+@pytest.fixture
+def refusal() -> Callable[[Path], str]:
+    """The text with which a file is refused; the test fails when it is taken."""
+
+    def text(path: Path) -> str:
+        with pytest.raises(SourceError) as caught:
+            read_whole(path)
+        assert path.name in str(caught.value)
+        return str(caught.value)
+
+    return text
