@@ -31,43 +31,45 @@ IMAGES = "test_images.npz"
 
 _QUESTIONS = (
     (
-        "How does accuracy grow while the networks train?",
+        "Which layers are the largest?",
         """\
-select epoch, count(*) as networks, round(min(value), 4) as worst, round(avg(value), 4) as mean,
-    round(max(value), 4) as best
-from metrics join checkpoints using (checkpoint_id)
-where name = 'test_accuracy'
-group by epoch order by epoch""",
+select tensors[1] as layer, layer_type, num_parameters, human_bytes(size_bytes) as size, num_models
+from layer_sizes
+order by num_parameters desc limit 10""",
     ),
     (
-        "How do the weights of each layer grow with them?",
-        """\
-select name as layer, round(avg(l2) filter (epoch = first_epoch), 3) as norm_at_first,
-    round(avg(l2) filter (epoch = last_epoch), 3) as norm_at_last
-from tensor_stats join checkpoints using (checkpoint_id),
-    (select min(epoch) as first_epoch, max(epoch) as last_epoch from checkpoints)
-where name like '%.weight'
-group by tensor_index, name order by tensor_index""",
+        "How do the weights of each layer grow while the networks learn?",
+        f"""\
+select s.name as layer, w.epoch, round(avg(s.l2), 3) as norm, round(stddev(s.l2), 3) as spread,
+    round(avg(w.test_accuracy), 4) as accuracy
+from tensor_stats s join wide w using (checkpoint_id)
+where w.zoo_id = '{ZOO}' and s.name like '%.weight'
+group by s.tensor_index, s.name, w.epoch
+order by s.tensor_index, w.epoch""",
     ),
     (
-        "Which networks lie nearest to the best one, by the cosine of their weights?",
-        """\
-with best as (
-    select checkpoint_id, model_id, weights
-    from metrics join population_weights using (checkpoint_id) join checkpoints using (checkpoint_id)
-    where name = 'test_accuracy' order by value desc, checkpoint_id limit 1
-)
-select m.name as network, c.epoch, round(list_cosine_similarity(p.weights, best.weights), 4) as cosine,
-    c.model_id = best.model_id as same_run
-from population_weights p join checkpoints c using (checkpoint_id) join models m using (model_id), best
-where p.checkpoint_id <> best.checkpoint_id
-order by cosine desc, p.checkpoint_id limit 5""",
+        "Which networks lie nearest to the most accurate one, by the cosine of their weights?",
+        f"""\
+with ranked as (
+    from wide join population_weights using (checkpoint_id, architecture_id)
+    where zoo_id = '{ZOO}' order by test_accuracy desc, checkpoint_id
+), best as (from ranked limit 1)
+select other.model, other.epoch, round(other.test_accuracy, 4) as accuracy,
+    round(cosine(other.weights, best.weights), 4) as similarity
+from ranked other, best
+where other.checkpoint_id <> best.checkpoint_id
+order by similarity desc, other.checkpoint_id limit 5""",
     ),
 )
 
-_BEST = """\
-select checkpoint_id, value from metrics
-where name = 'test_accuracy' order by value desc, checkpoint_id limit 1"""
+_COUNTS = f"""\
+select count(distinct model_id) as num_models, count(*) as num_checkpoints,
+    any_value(num_parameters) as num_parameters
+from wide where zoo_id = '{ZOO}'"""
+
+_BEST = f"""\
+select checkpoint_id, test_accuracy from wide where zoo_id = '{ZOO}'
+order by test_accuracy desc, checkpoint_id limit 1"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +102,11 @@ def run_demo(
     folder = Path(folder)
     path = _unpacked(folder)
     with open_catalog(path, registry=registry) as catalog:
-        counts = catalog.sql(
-            """select (select count(*) from models) as num_models,
-                (select count(*) from checkpoints) as num_checkpoints,
-                (select any_value(num_parameters) from checkpoints) as num_parameters"""
-        ).to_pylist()[0]
+        counts = catalog.sql(_COUNTS).to_pylist()[0]
         yield DemoStep(
             name="open",
             title="Open a catalog of small networks, trained on scikit-learn's handwritten digits",
-            how=f"zoo ls -c {path}",
+            how=f"zoo show {ZOO} -c {path}",
             result={"catalog": str(path), **counts},
         )
         for number, (title, query) in enumerate(_QUESTIONS, start=1):
@@ -123,7 +121,9 @@ def _unpacked(folder: Path) -> Path:
     path = folder / ZOO
     if (path / "FORMAT").is_file():
         return path
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # Under a passing name first: an interrupted copy must not look like a catalog.
+    copying = folder / f".{ZOO}.copying"
+    if folder.exists() and any(item != copying for item in folder.iterdir()):
         raise ConfigError(
             f"{folder} is already there and not from this demo. Give --output another folder."
         )
@@ -131,8 +131,6 @@ def _unpacked(folder: Path) -> Path:
     if not (built / "FORMAT").is_file():
         raise ConfigError(f"{built} is missing from this installation. Install zooplatform again.")
     folder.mkdir(parents=True, exist_ok=True)
-    # Under a passing name first: an interrupted copy must not look like a catalog.
-    copying = folder / f".{ZOO}.copying"
     shutil.rmtree(copying, ignore_errors=True)
     shutil.copytree(built, copying)
     copying.rename(path)
@@ -156,7 +154,7 @@ def _rebuild(catalog: Catalog, folder: Path) -> Iterator[DemoStep]:
     from safetensors.torch import load_file
 
     best = catalog.sql(_BEST).to_pylist()[0]
-    checkpoint_id, stored = best["checkpoint_id"], best["value"]
+    checkpoint_id, stored = best["checkpoint_id"], best["test_accuracy"]
     exported = catalog.export(checkpoint_id, folder / "best.safetensors")
     yield DemoStep(
         name="export",

@@ -47,9 +47,6 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
     "push": BuiltinCommand(
         "zooplatform.cli.push:push", "Put a checkpoint on the Hugging Face Hub."
     ),
-    "push": BuiltinCommand(
-        "zooplatform.cli.push:push", "Put a checkpoint on the Hugging Face Hub."
-    ),
     "plugins": BuiltinCommand(
         "zooplatform.cli.plugins:plugins", "List plugins and what they provide."
     ),

@@ -52,8 +52,7 @@ def demo(output: Path, as_json: bool) -> None:
     out.note(f"\nEverything is in {output}. Try next:")
     for command in (
         f"zoo ls models -c {catalog}",
-        f"zoo show {ZOO} -c {catalog}",
-        f'zoo query "from wide limit 5" -c {catalog}',
+        f'zoo query "from wide order by test_accuracy desc limit 5" -c {catalog}',
         "zoo ingest PATH-OF-YOUR-OWN.safetensors && zoo ls checkpoints",
     ):
         out.note(f"  {command}")
