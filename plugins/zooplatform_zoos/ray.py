@@ -220,8 +220,9 @@ def _load(
     number: int,
     folder: Path,
 ) -> Network:
-    content = read_torch(weight_file(folder))
-    state, notes = state_dict_of(content, folder)
+    path = weight_file(folder)
+    content = read_torch(path)
+    state, notes = state_dict_of(content, path)
     iteration = number + conventions.iteration_offset
     line = results.lines.get(iteration)
     if isinstance(content, Mapping) and isinstance(content.get("last_result"), Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,15 @@ def read_torch(path: Path, *, header_only: bool = False) -> Any:
     if is_zip and not header_only:
         check_zip(path)
     try:
-        return torch.load(
-            path,
-            map_location="cpu",
-            weights_only=True,
-            mmap=True if header_only and is_zip else None,
-        )
+        with warnings.catch_warnings():
+            # torch warns of pickle protocols that it did not write itself, and then reads or refuses them.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=True if header_only and is_zip else None,
+            )
     except pickle.UnpicklingError as error:
         raise SourceError(
             path,
