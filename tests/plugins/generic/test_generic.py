@@ -249,3 +249,5 @@ def test_canonical_form_and_back():
     assert all(torch.equal(back[name], state[name]) for name in state)
     with pytest.raises(ArchitectureError, match=r"name and shape: fc\.bias"):
         adapter.from_canonical({n: t for n, t in state.items() if n != "fc.bias"}, layout=layout)
+    with pytest.raises(ArchitectureError, match="name and shape: extra"):
+        adapter.from_canonical({**state, "extra": torch.zeros(1)}, layout=layout)
