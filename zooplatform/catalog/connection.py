@@ -152,7 +152,8 @@ class Engine:
         try:
             return self._run(lambda: connection.sql(text, params=values or None))
         except QueryError as exc:
-            broken = [name for name in query.tables | query.functions if name in self._broken]
+            named = (query.tables | query.functions).difference(VIEW_NAMES)
+            broken = sorted(named.intersection(self._broken))
             if broken:
                 raise QueryError(f"{exc}\n{self._broken[broken[0]]}") from exc.__cause__
             if not isinstance(exc.__cause__, duckdb.CatalogException):
@@ -169,10 +170,12 @@ class Engine:
             failure = self._weights.take_failure()
             if failure is not None:
                 raise failure from exc
-            if isinstance(exc, duckdb.IOException):
+            # Files that are not the catalog's were refused before, so these are.
+            if isinstance(exc, duckdb.IOException | duckdb.PermissionException):
+                missing = [path for path in self._files() if not Path(path).exists()]
+                what = f"{missing[0]}: table file is missing." if missing else f"{exc}"
                 raise IntegrityError(
-                    f"{self.snapshot.path}: a table file is missing or damaged. DuckDB says: {exc} "
-                    "Restore it from a copy; `zoo check` lists what is affected."
+                    f"{what} Restore it from a copy of the catalog; `zoo check` lists what is affected."
                 ) from exc
             raise QueryError(str(exc)) from exc
 
@@ -189,9 +192,6 @@ class Engine:
         connection = duckdb.connect(":memory:", config=config)
         # At exit too: a connection that is still open then prints a leak report.
         self._close = weakref.finalize(self, connection.close)
-        files = [
-            path for name in table_names() for part in self.snapshot.files(name) for path in part
-        ]
         # Large sorts and joins may spill, into a folder that DuckDB makes and removes itself.
         spill = Path(tempfile.gettempdir()) / f"zooplatform-spill-{id(connection):x}"
         connection.execute(f"CREATE SCHEMA {STORED}")
@@ -199,7 +199,7 @@ class Engine:
             "TimeZone = 'UTC'",
             "enable_progress_bar = false",
             f"temp_directory = {literal(str(spill))}",
-            f"allowed_paths = [{', '.join(literal(path) for path in files)}]",
+            f"allowed_paths = [{', '.join(literal(path) for path in self._files())}]",
             "enable_external_access = false",
             "lock_configuration = true",
         ):
@@ -209,6 +209,11 @@ class Engine:
         self._defined.update(WEIGHT_VIEWS)
         self._connection = connection
         return connection
+
+    def _files(self) -> list[str]:
+        """Table files of the snapshot."""
+        parts = (part for name in table_names() for part in self.snapshot.files(name))
+        return [path for part in parts for path in part]
 
     # --- defining what a query names ----------------------------------------------------------------------------------
 
@@ -246,7 +251,7 @@ class Engine:
             self._create_view(name, CORE_VIEWS[name].sql)
         elif name in table_names():
             self._create_stored(name, name)
-        elif name in self._plugins:
+        if name in self._plugins:
             self._define_plugin(*self._plugins[name])
 
     def _create_view(self, name: str, sql: str) -> None:
