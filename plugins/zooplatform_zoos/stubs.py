@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from zooplatform.errors import SourceError
+from zooplatform_zoos.pickles import next_pickle
 from zooplatform_zoos.torchfile import check_zip
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ __all__ = ["LazyTensor", "Stub", "read_with_stubs"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAX_PICKLE = 1 << 30
 _STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -192,8 +191,6 @@ def _read_zip(path: Path) -> Any:
         order = members.get(f"{root}byteorder")
         if order is not None and archive.read(order) != b"little":
             raise SourceError(path, "its numbers are not little-endian.")
-        if members[found[0]].file_size > _MAX_PICKLE:
-            raise SourceError(path, "its pickle is larger than 1 GB.")
         data = archive.read(found[0])
         storages: dict[str, _Storage] = {}
         content = _load(io.BytesIO(data), len(data), path, storages)
@@ -249,49 +246,11 @@ def _read_legacy(path: Path) -> Any:
 def _load(file: IO[bytes], size: int, path: Path, storages: dict[str, _Storage]) -> Any:
     """Unpickle one object that starts at the file's position and leave the position behind it."""
     start = file.tell()
-    data = _one_pickle(file, size, path)
+    data = next_pickle(file, size, path)
     unpickler = _Unpickler(io.BytesIO(data), path, storages)
     content = unpickler.load()
     file.seek(start + len(data))
     return content
-
-
-def _one_pickle(file: IO[bytes], size: int, path: Path) -> bytes:
-    """The bytes of the next pickle, after a look at each instruction.
-
-    The extension registry would bypass `find_class`, and a huge memo number makes Python's unpickler allocate
-    that many slots.
-    """
-    start = file.tell()
-    limited = _Limited(file, size - start)
-    for opcode, argument, position in pickletools.genops(limited):  # type: ignore[arg-type]
-        if opcode.name.startswith("EXT"):
-            raise SourceError(path, "refused: it uses the extension registry of pickle.")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= (
-            position or 0
-        ):
-            raise SourceError(path, "refused: a memo number is out of range.")
-    end = file.tell()
-    if end - start > _MAX_PICKLE:
-        raise SourceError(path, "its pickle is larger than 1 GB.")
-    file.seek(start)
-    return file.read(end - start)
-
-
-class _Limited:
-    """Reads that never ask for more than the file has: a pickle may claim strings of any length."""
-
-    def __init__(self, file: IO[bytes], left: int) -> None:
-        self._file, self._end = file, file.tell() + left
-
-    def read(self, count: int = -1) -> bytes:
-        return self._file.read(max(0, min(count, self._end - self._file.tell())))
-
-    def readline(self) -> bytes:
-        return self._file.readline(1 << 20)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 class _Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 import zipfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zooplatform.errors import SourceError
+from zooplatform_zoos.pickles import next_pickle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["check_tensor", "check_zip", "read_torch", "state_dict_of"]
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
+_LEGACY_PICKLES = 5
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -39,6 +42,7 @@ def read_torch(path: Path, *, header_only: bool = False) -> Any:
     if is_zip and not header_only:
         check_zip(path)
     try:
+        _scan(path, is_zip=is_zip)
         with warnings.catch_warnings():
             # torch warns of pickle protocols that it did not write itself, and then reads or refuses them.
             warnings.simplefilter("ignore", UserWarning)
@@ -48,6 +52,8 @@ def read_torch(path: Path, *, header_only: bool = False) -> Any:
                 weights_only=True,
                 mmap=True if header_only and is_zip else None,
             )
+    except SourceError:
+        raise
     except pickle.UnpicklingError as error:
         raise SourceError(
             path,
@@ -72,6 +78,23 @@ def read_torch(path: Path, *, header_only: bool = False) -> Any:
         raise SourceError(
             path, f"not a readable torch file: {type(error).__name__}: {_first_line(error)}"
         ) from error
+
+
+def _scan(path: Path, *, is_zip: bool) -> None:
+    """Look at the pickles of a torch file before torch does."""
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith("data.pkl"):
+                    data = archive.read(info)
+                    next_pickle(io.BytesIO(data), len(data), path)
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        # Magic number, version, system, object, list of storages; a file of fewer is refused by torch.
+        for _ in range(_LEGACY_PICKLES):
+            if file.tell() < size:
+                next_pickle(file, size, path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,8 +12,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from zooplatform.interfaces import PopulationBatch
 from zooplatform.layout import VectorLayout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zooplatform.interfaces import PopulationBatch
 
 
 @dataclass(frozen=True)

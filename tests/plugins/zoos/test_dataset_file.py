@@ -7,18 +7,21 @@ import pickletools
 import struct
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from zooplatform.catalog import Catalog
 from zooplatform.errors import SourceError
 from zooplatform_zoos.dataset_file import ModelDataset
 from zooplatform_zoos.stubs import LazyTensor, Stub, read_with_stubs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zooplatform.catalog import Catalog
 
 MODULES = ("checkpoints_to_datasets", "checkpoints_to_datasets.dataset_base")
 MODULES += ("ray_like", "ray_like.tune")
@@ -217,6 +220,8 @@ HOSTILE = {
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
         b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04NtQK\x00(J\xff\xff\xff\x7ftK\x01\x85\x89NtR."
     ),
+    "deep-key": b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.",
+    "deep-memo": b"\x80\x02})q\x00" + b"0h\x00\x85q\x00" * 300_000 + b"K\x01s.",
     "empty": b"",
 }
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from zooplatform.catalog import Catalog
 from zooplatform.errors import SourceError
 from zooplatform_zoos.pdiff import PdiffZoo, parse_name
 from zooplatform_zoos.transformer import TransformerZoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zooplatform.catalog import Catalog
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from zooplatform.catalog import Catalog
 from zooplatform.errors import SourceError
 from zooplatform.layout import model_id
 from zooplatform_zoos.ray import RayZoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zooplatform.catalog import Catalog
 
 
 def trial_name(number: int, run: Any) -> str:
@@ -301,7 +304,8 @@ def test_wild_park(tmp_path: Path, rows: Any, same: Any, zoo_catalog: Catalog) -
 
 
 @pytest.mark.parametrize(
-    "kind", ["code", "zip-code", "truncated", "html", "expanded", "twins", "flip"]
+    "kind",
+    ["code", "zip-code", "truncated", "html", "expanded", "twins", "flip", "deep", "zip-deep"],
 )
 def test_hostile_checkpoints(zoo: Path, runs: list[Any], rows: Any, bomb: Any, kind: str) -> None:
     """Nothing runs, the checkpoint is reported with its path, the others come through."""
@@ -310,6 +314,14 @@ def test_hostile_checkpoints(zoo: Path, runs: list[Any], rows: Any, bomb: Any, k
         path.write_bytes(pickle.dumps({"module_list.0.weight": bomb.value}))
     elif kind == "zip-code":
         torch.save({"a": torch.ones(3), "b": bomb.value}, path)
+    elif kind == "deep":
+        path.write_bytes(b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.")
+    elif kind == "zip-deep":
+        import zipfile
+
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.")
+            archive.writestr("archive/version", b"3\n")
     elif kind == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     elif kind == "html":

@@ -7,17 +7,19 @@ import gzip
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from zooplatform.catalog import Catalog
 from zooplatform.errors import SourceError, UnknownIdError
 from zooplatform_zoos.small_cnn import SmallCnnZoo
 from zooplatform_zoos.small_cnn_export import export_small_cnn_zoo
+
+if TYPE_CHECKING:
+    from zooplatform.catalog import Catalog
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "small_cnn_zoo"
 FIELDS = ["", "config.activation", "config.dataset", "config.random_seed", "config.l2reg"]

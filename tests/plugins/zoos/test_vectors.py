@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from zooplatform.catalog import Catalog
 from zooplatform.errors import SourceError
 from zooplatform_zoos.nws import NwsZoo
 from zooplatform_zoos.vectors import VectorZoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zooplatform.catalog import Catalog
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_nws_damage_is_reported(nws: Any, rows: Any) -> None:
 
 
 def test_nws_with_a_layout(nws: Any, runs: list[Any], rows: Any, zoo_catalog: Catalog) -> None:
-    root, vectors = nws
+    root, _ = nws
     lines = [f"{k},{'x'.join(map(str, v.shape))}" for k, v in runs[0].states[0].items()]
     (root / "layout.csv").write_text("name,shape\n" + "\n".join(lines) + "\n")
     found = rows(list(NwsZoo().batches(str(root))))
