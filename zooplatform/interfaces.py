@@ -284,7 +284,7 @@ class PopulationBatch:
         weights: (N, P), C-contiguous, float16/32/64.
         rows: N records.
         aside: (N, E) uint8, or None when every tensor has one dtype.
-        family: adapter that builds the network (`cnn`, `mlp`, `timm`), or empty.
+        family: architecture adapter that builds the network (`cnn`, `timm`), or empty.
         config: what that adapter needs to build it.
         failed: (reference, reason) of checkpoints that could not be read, met since the last batch. The last batch may
             have no rows and an empty layout when only such reports are left.

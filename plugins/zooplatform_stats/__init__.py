@@ -11,22 +11,12 @@ from zooplatform_stats.sql import FUNCTIONS, VIEWS
 def zoo_register_properties() -> list[PropertySpec]:
     return [
         PropertySpec(
-            name=name,
-            factory=f"zooplatform_stats.properties:{factory}",
-            summary=summary,
+            name="dead_units",
+            factory="zooplatform_stats.properties:dead_units",
+            summary="Share of units of convolutions and linear layers without incoming weights.",
             requires=("torch",),
             install="pip install torch",
-            unit=unit,
-        )
-        for name, factory, summary, unit in (
-            ("sparsity", "sparsity", "Share of floating-point values that are zero.", "fraction"),
-            ("weight_norm", "weight_norm", "Euclidean norm of all floating-point values.", ""),
-            (
-                "dead_units",
-                "dead_units",
-                "Share of units of convolutions and linear layers without incoming weights.",
-                "fraction",
-            ),
+            unit="fraction",
         )
     ]
 

@@ -81,6 +81,26 @@ FUNCTIONS = (
 
 VIEWS = (
     SqlView(
+        name="network_stats",
+        summary="Norm, zeros and non-finite values of every checkpoint, over its floating-point tensors.",
+        sql="""
+            WITH parts AS (
+                SELECT architecture_id, t.name AS name, t.numel AS numel
+                FROM (SELECT architecture_id, unnest(layout) AS t FROM architectures)
+                WHERE t.dtype LIKE '%float%'
+            )
+            SELECT c.checkpoint_id AS checkpoint_id,
+                sqrt(sum(s.l2 * s.l2)) AS weight_norm,
+                sum(s.num_zero) / nullif(sum(p.numel), 0) AS sparsity,
+                CAST(sum(s.num_nan) AS BIGINT) AS num_nan,
+                CAST(sum(s.num_inf) AS BIGINT) AS num_inf
+            FROM tensor_stats s
+            JOIN checkpoints c USING (checkpoint_id)
+            JOIN parts p ON p.architecture_id = c.architecture_id AND p.name = s.name
+            GROUP BY c.checkpoint_id
+        """,
+    ),
+    SqlView(
         name="duplicate_tensors",
         summary="Stored tensors that several checkpoints share.",
         sql="""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from zooplatform.catalog.files import fsync_dir, write_durably
 from zooplatform.catalog.maintenance import Problem, Removed, check, collect_garbage, compact
 from zooplatform.catalog.reader import Reader
 from zooplatform.catalog.tensor_writer import TensorIndex, checkpoint_draft
-from zooplatform.catalog.writer import Draft, ZooRecord, lease, population_draft
+from zooplatform.catalog.writer import Draft, ZooRecord, check_batch, lease, population_draft
 from zooplatform.errors import ArchitectureError, CatalogError, UnknownIdError
 from zooplatform.interfaces import CheckpointHeader, CheckpointRecord, PopulationBatch
+from zooplatform.properties import Properties
 from zooplatform.recognise import Recogniser
 
 if TYPE_CHECKING:
@@ -163,6 +165,10 @@ class Catalog:
         if self._known_recogniser is None:
             self._known_recogniser = Recogniser(self.registry)
         return self._known_recogniser
+
+    @cached_property
+    def _properties(self) -> Properties:
+        return Properties(self.registry)
 
     def snapshot(self) -> Snapshot:
         """The newest committed state."""
@@ -352,13 +358,14 @@ class Catalog:
 
     def write_population(self, batch: PopulationBatch, zoo: ZooRecord | None) -> Draft:
         """As `append`; gives the whole draft that was committed."""
+        check_batch(batch)
         header = CheckpointHeader(tensors=batch.layout, format="population", config=batch.config)
         described, layers = self.recogniser.describe(header, batch.family or None)
         if not batch.family and described.get("adapter"):
             batch = _with_family(batch, described)
         base = self.snapshot()
         with lease(self.path) as folder:
-            draft = population_draft(folder, self.path, base, batch, layers, zoo)
+            draft = population_draft(folder, self.path, base, batch, layers, zoo, self._properties)
             if draft.rows:
                 rows = len(draft.rows.get("checkpoints", []))
                 self._tables.commit(f"append {rows} checkpoints", draft.tables(), base=base)
@@ -414,6 +421,7 @@ class Catalog:
                 zoo,
                 header_only=header_only,
                 progress=progress,
+                properties=self._properties,
             )
             if draft.rows:
                 self._tables.commit(

@@ -53,7 +53,9 @@ def tensor_stats(data: memoryview, dtype: str) -> dict[str, Any] | None:
     result: dict[str, Any] = {"num_zero": zeros, "num_nan": nans, "num_inf": infinities}
     if finite_count:
         mean = total / finite_count
-        variance = max(total_square / finite_count - mean * mean, 0.0) if total_square < np.inf else np.inf
+        variance = (
+            max(total_square / finite_count - mean * mean, 0.0) if total_square < np.inf else np.inf
+        )
         if variance < 1e-6 * mean * mean:
             variance = _two_pass_variance(values, mean, finite_count)
         result |= {"mean": mean, "std": float(np.sqrt(variance)), "min": low, "max": high}
@@ -108,7 +110,9 @@ def population_stats(columns: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     step = max(1, (1 << 20) // width)
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
-        with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are done again below
+        with np.errstate(
+            invalid="ignore", over="ignore"
+        ):  # rows that are not finite are done again below
             _plain_rows(columns[part], part, result, counts)
     bad = np.flatnonzero(~np.isfinite(result["l2"]))
     for row in bad.tolist():
@@ -121,7 +125,9 @@ def population_stats(columns: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     return result | counts
 
 
-@np.errstate(invalid="ignore", over="ignore")  # rows with Inf or NaN are computed again by the caller
+@np.errstate(
+    invalid="ignore", over="ignore"
+)  # rows with Inf or NaN are computed again by the caller
 def _plain_rows(
     block: npt.NDArray[Any],
     part: slice,

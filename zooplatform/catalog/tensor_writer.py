@@ -21,15 +21,18 @@ from zooplatform.catalog.writer import (
     model_row,
     shard_row,
 )
+from zooplatform.dtypes import from_buffer
 from zooplatform.errors import SourceError
 from zooplatform.layout import VectorLayout, checkpoint_id, model_id
+from zooplatform.properties import LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zooplatform.catalog.commits import Snapshot
-    from zooplatform.interfaces import Checkpoint, LayerSpec, Progress, TensorSpec
+    from zooplatform.interfaces import Checkpoint, LayerSpec, Progress, StateDict, TensorSpec
+    from zooplatform.properties import Properties
 
 __all__ = ["Location", "TensorIndex", "checkpoint_draft"]
 
@@ -124,6 +127,26 @@ class _Store:
             )
         return [Location(self.shard_id, p.row, p.offset) for p in self._places]
 
+    def state(self, checkpoint: Checkpoint, draft: Draft) -> StateDict:
+        """The tensors that were just stored, mapped from where they are now."""
+        paths = {self.shard_id: self._final}
+        rows = self._snapshot.shards("tensors")
+        for shard, path in zip(
+            rows.column("shard_id").to_pylist(), rows.column("path").to_pylist(), strict=True
+        ):
+            paths[shard] = self._catalog / path
+        state: StateDict = {}
+        for row in draft.rows["tensors"]:
+            if row["size_bytes"]:
+                span = {"offset": row["shard_offset"], "shape": (row["size_bytes"],)}
+                raw = np.asarray(
+                    np.memmap(paths[row["shard_id"]], mode="c", dtype=np.uint8, **span)
+                )
+            else:
+                raw = np.empty(0, dtype=np.uint8)
+            state[row["name"]] = from_buffer(raw, row["dtype"], tuple(row["shape"]))
+        return state
+
     def discard(self) -> None:
         self._writer.discard()
 
@@ -140,12 +163,14 @@ def checkpoint_draft(
     *,
     header_only: bool,
     progress: Progress | None,
+    properties: Properties | None = None,
 ) -> tuple[Draft, list[str]]:
     """Store a checkpoint and make the rows of its commit; also the tables in which rows supersede earlier ones.
 
     Args:
         described: `adapter`, `family`, `name` and `config` of the architecture.
         header_only: names, shapes and dtypes alone.
+        properties: measured on checkpoints of at most `LIMIT_BYTES`.
 
     Raises:
         SourceError: the source's bytes are refused; nothing is left behind.
@@ -192,6 +217,8 @@ def checkpoint_draft(
         store = _Store(folder, catalog, snapshot, index)
         try:
             row["content_hash"] = _store_tensors(draft, store, ckpt, arch, checkpoint, progress)
+            if properties and vector.size_bytes <= LIMIT_BYTES:
+                add_metrics(draft, ckpt, properties.measure(store.state(checkpoint, draft), layers))
         except BaseException:
             store.discard()
             raise

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from zooplatform.catalog.files import new_id
+from zooplatform.catalog.population import split_vector
 from zooplatform.catalog.shards import MAX_POPULATION_BYTES, SealedShard, seal_population
 from zooplatform.catalog.stats import population_stats
 from zooplatform.errors import SchemaError
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zooplatform.catalog.commits import Snapshot
-    from zooplatform.interfaces import LayerSpec, ModelInfo, PopulationBatch
+    from zooplatform.interfaces import LayerSpec, MetricRecord, ModelInfo, PopulationBatch
+    from zooplatform.properties import Properties
 
-__all__ = ["Draft", "ZooRecord", "lease", "population_draft"]
+__all__ = ["Draft", "ZooRecord", "check_batch", "lease", "population_draft"]
 
 STATS = ("mean", "std", "min", "max", "l1", "l2", "q05", "q25", "q50", "q75", "q95")
 COUNTS = ("num_zero", "num_nan", "num_inf")
@@ -215,14 +217,14 @@ def population_draft(
     batch: PopulationBatch,
     layers: Sequence[LayerSpec],
     zoo: ZooRecord | None,
+    properties: Properties | None = None,
 ) -> Draft:
     """Seal the weights of a batch and make the rows of its commit; rows that are stored already are left out.
 
     Raises:
-        SchemaError: shapes, dtypes and rows of the batch do not fit each other, or two rows are one checkpoint.
+        SchemaError: two rows are one checkpoint.
     """
     vector = VectorLayout(batch.layout, layers)
-    _check(batch, vector)
     draft = Draft()
     models = [model_id(r.model) for r in batch.rows]
     ids = [checkpoint_id(m, r.step, r.epoch) for m, r in zip(models, batch.rows, strict=True)]
@@ -288,15 +290,27 @@ def population_draft(
                     "state": "stored",
                 },
             )
-    for i in fresh:
-        add_metrics(draft, ids[i], batch.rows[i].metrics)
+    for row, i in enumerate(fresh):
+        measured: Sequence[MetricRecord] = ()
+        if properties:
+            state = split_vector(
+                vector, np.array(weights[row]), None if aside is None else aside[row]
+            )
+            measured = properties.measure(state, layers)
+        add_metrics(draft, ids[i], (*measured, *batch.rows[i].metrics))
         for edge in (*batch.rows[i].lineage, *batch.rows[i].model.lineage):
             add_edge(draft, models[i], edge.parent, edge.relation, edge.detail)
     draft.rows["tensor_stats"] = [stats_table(vector, [ids[i] for i in fresh], weights, aside)]
     return draft
 
 
-def _check(batch: PopulationBatch, vector: VectorLayout) -> None:
+def check_batch(batch: PopulationBatch) -> None:
+    """Compare shapes and dtypes of a batch with its layout.
+
+    Raises:
+        SchemaError: they do not fit.
+    """
+    vector = VectorLayout(batch.layout)
     rows = len(batch.rows)
     if batch.weights.shape != (rows, vector.width) or str(batch.weights.dtype) != vector.dtype:
         raise SchemaError(

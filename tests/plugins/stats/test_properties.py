@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from zooplatform.interfaces import LayerSpec
 from zooplatform.testing import PropertyContract
 from zooplatform_stats import properties
-from zooplatform_stats.properties import dead_units, sparsity, weight_norm
+from zooplatform_stats.properties import dead_units
 
 
 @pytest.mark.parametrize("name", properties.__all__)
@@ -19,44 +17,6 @@ class TestContract(PropertyContract):
     @pytest.fixture
     def compute(self, name, zoo_registry):
         return zoo_registry.property_function(name)
-
-
-def values_of(state) -> np.ndarray:
-    return np.concatenate([t.double().numpy().ravel() for t in state.values()])
-
-
-@pytest.fixture
-def state():
-    draw = torch.Generator().manual_seed(1)
-    return {
-        "a": torch.randn(300, 5000, generator=draw).relu(),  # more than one piece
-        "b": torch.randn(7, generator=draw).to(torch.bfloat16),
-        "c": torch.randn(4, 5, generator=draw).to(torch.float8_e4m3fn),
-        "d": torch.randn(6, 4, generator=draw, dtype=torch.float64).T[::2],
-        "e": torch.zeros(0, 3),
-        "f": torch.tensor(2.5, dtype=torch.float16),
-    }
-
-
-def test_sparsity_and_norm_equal_numpy(state):
-    values = values_of(state)
-    everything = {**state, "steps": torch.tensor(12), "mask": torch.zeros(9, dtype=torch.bool)}
-    assert sparsity(everything, ()) == np.mean(values == 0)
-    assert weight_norm(everything, ()) == pytest.approx(np.linalg.norm(values), rel=1e-13)
-
-
-def test_norm_keeps_digits_that_single_precision_loses():
-    state = {"a": torch.full((5_000_000,), 1e-3)}
-    exact = math.sqrt(5_000_000) * float(np.float32(1e-3))
-    assert weight_norm(state, ()) == pytest.approx(exact, rel=1e-12)
-
-
-def test_values_that_are_no_numbers_give_none():
-    state = {"a": torch.tensor([1.0, math.nan, 0.0, math.inf])}
-    assert weight_norm(state, ()) is None
-    assert sparsity(state, ()) == 0.25
-    assert sparsity({"n": torch.tensor(3)}, ()) is None
-    assert weight_norm({}, ()) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float8_e5m2])

@@ -10,7 +10,7 @@ import torch
 
 import zooplatform as zoo
 from zooplatform.catalog.plugin_sql import create_statement
-from zooplatform.testing import SqlContract, SqlExample
+from zooplatform.testing import SqlContract, SqlExample, sample_population
 from zooplatform_stats.sql import FUNCTIONS
 
 
@@ -126,3 +126,36 @@ def test_layer_sizes(catalog):
     total = catalog.sql("SELECT sum(num_parameters) AS n FROM layer_sizes").to_pylist()
     stored = catalog.sql("SELECT sum(num_parameters) AS n FROM architectures").to_pylist()
     assert total == stored
+
+
+def test_network_stats_equal_numpy_for_files_and_populations(zoo_catalog, tmp_path):
+    draw = torch.Generator().manual_seed(1)
+    state = {
+        "a.weight": torch.randn(300, 500, generator=draw).relu(),
+        "b.weight": torch.randn(7, generator=draw).to(torch.bfloat16),
+        "c.weight": torch.tensor([1.0, torch.nan, torch.inf]),
+        "steps": torch.tensor(0),
+    }
+    torch.save(state, tmp_path / "x.pt")
+    (single,) = zoo_catalog.ingest(tmp_path / "x.pt").checkpoint_ids
+    ids = zoo_catalog.append(sample_population(), zoo="z")
+    rows = {
+        r["checkpoint_id"]: r for r in zoo_catalog.sql("SELECT * FROM network_stats").to_pylist()
+    }
+    assert set(rows) == {single, *ids}
+    values = np.concatenate([t.double().numpy().ravel() for n, t in state.items() if n != "steps"])
+    finite = values[np.isfinite(values)]
+    assert rows[single]["weight_norm"] == pytest.approx(np.linalg.norm(finite), rel=1e-12)
+    assert rows[single]["sparsity"] == pytest.approx(np.mean(values == 0))
+    assert (rows[single]["num_nan"], rows[single]["num_inf"]) == (1, 1)
+    for checkpoint in ids:
+        weights = zoo_catalog.population([checkpoint]).weights[0].double().numpy()
+        assert rows[checkpoint]["weight_norm"] == pytest.approx(np.linalg.norm(weights), rel=1e-12)
+
+
+def test_properties_are_stored_as_measured_metrics(zoo_catalog):
+    zoo_catalog.append(sample_population("cnn"), zoo="z")
+    rows = zoo_catalog.sql(
+        "SELECT name, origin, value, count(*) AS n FROM metrics WHERE name = 'dead_units' GROUP BY ALL"
+    ).to_pylist()
+    assert rows == [{"name": "dead_units", "origin": "measured", "value": 0.0, "n": 8}]
