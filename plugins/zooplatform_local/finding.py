@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zooplatform.errors import SourceError
 from zooplatform.formats import looks_like_weights
-from zooplatform.formats.detect import INDEX_SUFFIX
+from zooplatform.formats.detect import INDEX_SUFFIX, is_index
 from zooplatform.formats.sharded import shard_paths
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in files if not name.startswith("."))
-        shards = _shards(Path(here), [name for name in names if name.endswith(INDEX_SUFFIX)], names)
+        shards = _shards(Path(here), [name for name in names if is_index(name)], names)
         passed = []
         for name in names:
             path = Path(here, name)

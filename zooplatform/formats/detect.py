@@ -12,7 +12,7 @@ from zooplatform.formats.files import OpenFile
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FORMATS", "INDEX_SUFFIX", "detect", "looks_like_weights"]
+__all__ = ["FORMATS", "INDEX_SUFFIX", "detect", "is_index", "looks_like_weights"]
 
 # Format name -> what people call it.
 FORMATS = {
@@ -27,14 +27,13 @@ FORMATS = {
     "gguf": "GGUF file",
 }
 INDEX_SUFFIX = ".index.json"
+# Files so named are meant to be weights; `.bin` and `.tar` can be anything.
 _WEIGHT_SUFFIXES = frozenset(
     (
         ".safetensors",
         ".pt",
         ".pth",
-        ".bin",
         ".ckpt",
-        ".tar",
         ".npz",
         ".npy",
         ".onnx",
@@ -46,17 +45,26 @@ _WEIGHT_SUFFIXES = frozenset(
 )
 _TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 _HEAD_BYTES = 4096
+_UNKNOWN = "It is in no known format of weights."
 _KNOWN = "Known formats: safetensors, torch (.pt .pth .bin .ckpt), numpy, ONNX, HDF5, GGUF."
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of this name is the index of a sharded checkpoint that can be read."""
+    return name.endswith(
+        tuple(kind + INDEX_SUFFIX for kind in (".safetensors", ".bin", ".pt", ".pth"))
+    )
 
 
 def looks_like_weights(path: Path) -> bool:
     """Whether a walk through a folder should take `path` for a checkpoint: by its name, else by its content."""
-    if path.name.endswith(INDEX_SUFFIX) or path.suffix.lower() in _WEIGHT_SUFFIXES:
+    if is_index(path.name) or path.suffix.lower() in _WEIGHT_SUFFIXES:
         return True
     try:
         detect(path)
-    except SourceError:
-        return False
+    except SourceError as exc:
+        # An LFS pointer or a web page in place of weights must be said; any other binary file is none.
+        return path.suffix.lower() == ".bin" and exc.reason != _UNKNOWN
     return True
 
 
@@ -66,7 +74,7 @@ def detect(path: Path) -> str:
     Raises:
         SourceError: it holds no weights in a known format; the text says what it holds instead.
     """
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return "shard-index"
     with OpenFile(path) as file:
         size = file.size
@@ -77,7 +85,7 @@ def detect(path: Path) -> str:
     _explain(head, size, path)
     if path.suffix.lower() == ".safetensors":
         return "safetensors"
-    raise SourceError(path, "It is in no known format of weights.", _KNOWN)
+    raise SourceError(path, _UNKNOWN, _KNOWN)
 
 
 def _by_magic(head: bytes, size: int, path: Path) -> str | None:

@@ -147,9 +147,10 @@ class Hdf5Reader(ReaderBase):
         if data.dtype.kind not in "fiub":
             if self._h5py.check_ref_dtype(data.dtype) is not None:
                 raise self._refused(name, "holds references to other objects")
-            if self._h5py.check_vlen_dtype(data.dtype) is not None:
+            text = self._h5py.check_string_dtype(data.dtype) is not None
+            if not text and self._h5py.check_vlen_dtype(data.dtype) is not None:
                 raise self._refused(name, "holds rows of varying length")
-            self._notes.append(f"left out {shown(name)}: no numbers ({data.dtype})")
+            self._notes.append(f"left out {shown(name)}: no numbers")
             return
         dtype = numpy_name(data.dtype.kind, data.dtype.itemsize)
         if dtype is None:

@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zooplatform.errors import SourceError
 from zooplatform.formats.extras import need
@@ -55,9 +56,17 @@ _TYPES = {
     24: ("float8_e8m0fnu", 8, "int32_data"),
     25: ("onnx.uint2", 2, "int32_data"),
     26: ("onnx.int2", 2, "int32_data"),
+    27: ("onnx.float6e2m3", 6, "int32_data"),
+    28: ("onnx.float6e3m2", 6, "int32_data"),
 }
 _STRING, _EXTERNAL = 8, 1
-_FIELD_DTYPES = {"float_data": "<f4", "double_data": "<f8", "int64_data": "<i8"}
+_FIELD_DTYPES = {
+    "float_data": "<f4",
+    "double_data": "<f8",
+    "int32_data": "<i4",
+    "int64_data": "<i8",
+    "uint64_data": "<u8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,7 @@ class OnnxReader(ReaderBase):
             return data
         if place.proto.HasField("raw_data"):
             return np.frombuffer(place.proto.raw_data, np.uint8).copy().data
-        return _field_bytes(place.proto, spec, self._path).data
+        return _field_bytes(place.proto, spec).data
 
     def close(self) -> None:
         self._places = {}
@@ -142,18 +151,7 @@ class OnnxReader(ReaderBase):
         elif proto.HasField("raw_data"):
             held = len(proto.raw_data)
         else:
-            code = _TYPES[proto.data_type]
-            values, bits = len(getattr(proto, code[2])), code[1]
-            # A complex number takes two values; below 8 bits, a value holds one byte of packed elements.
-            elements = prod(spec.shape)
-            need_values = (
-                elements * 2
-                if "complex" in spec.dtype
-                else spec.size_bytes
-                if bits < 8
-                else elements
-            )
-            held = spec.size_bytes if values == need_values else values * max(1, bits // 8)
+            held = len(_field_bytes(proto, spec))
         if held != spec.size_bytes:
             raise SourceError(
                 self._path,
@@ -279,21 +277,21 @@ def _external(proto: Any, path: Path) -> tuple[str, int, int | None]:
     return entries["location"], numbers["offset"] or 0, numbers["length"]
 
 
-def _field_bytes(proto: Any, spec: TensorSpec, path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The little-endian bytes of values kept in a typed field; narrow types lie in wider integers."""
+def _field_bytes(proto: Any, spec: TensorSpec) -> npt.NDArray[np.uint8]:
+    """The little-endian bytes of values kept in a typed field, where narrow types lie in wider integers.
+
+    Of types below 8 bits, those of 2 and 4 bits come packed, a byte to a value; those of 6 bits come one to a value.
+    """
     _, bits, field = _TYPES[proto.data_type]
-    values = np.asarray(getattr(proto, field), _FIELD_DTYPES.get(field))
-    if field in _FIELD_DTYPES:
-        plain = values
-    else:
-        width = max(1, bits // 8)
-        plain = values.astype("<i8" if field == "int32_data" else "<u8").astype(f"<u{width}")
-    raw = np.ascontiguousarray(plain).view(np.uint8).reshape(-1)
-    if raw.nbytes != spec.size_bytes:
-        raise SourceError(
-            path, f"Tensor {shown(spec.name)} does not have the size that its shape needs.", _AGAIN
+    values = np.asarray(getattr(proto, field), _FIELD_DTYPES[field])
+    if field in ("int32_data", "uint64_data"):
+        values = values.astype(f"<u{max(1, bits // 8)}")
+    if bits == 6:
+        values = np.packbits(
+            np.unpackbits(values.reshape(-1, 1), axis=1, count=6, bitorder="little"),
+            bitorder="little",
         )
-    return raw
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -57,6 +57,10 @@ _STORAGE_DTYPES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
+    # Of quantised tensors, which are refused by name later.
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QInt32Storage": "int32",
 }
 # Named in a checkpoint as values, never called.
 _MARKERS = frozenset(
@@ -65,7 +69,6 @@ _MARKERS = frozenset(
         "torch._tensor.Tensor",
         "torch.nn.parameter.Parameter",
         "torch.nn.parameter.Buffer",
-        "torch.serialization._get_layout",
         "torch.per_tensor_affine",
         "torch.per_tensor_symmetric",
         "torch.per_channel_affine",
@@ -233,6 +236,7 @@ class _Inert(pickle._Unpickler):
             "__builtin__.complex": lambda real=0.0, imag=0.0: complex(float(real), float(imag)),
             "torch.device": lambda *args: ":".join(str(arg)[:16] for arg in args[:2]),
             "_codecs.encode": self._encode,
+            "torch.serialization._get_layout": lambda name: "layout",
             utils + "_rebuild_tensor": lambda s, o, size, st: _tensor(
                 s, o, size, st, None, self._subject
             ),

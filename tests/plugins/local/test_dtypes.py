@@ -16,7 +16,29 @@ from zooplatform.catalog import open_catalog
 if TYPE_CHECKING:
     from pathlib import Path
 
-TORCH = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool", "complex64", "complex128"]
+TORCH = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
+]
 # torch 2.15 cannot read these back from its own legacy format.
 NOT_LEGACY = {"uint64", "uint32", "uint16"} | {
     name for name in TORCH if name.startswith(("float8", "float4"))

@@ -62,7 +62,7 @@ BAD = {
     "not-json": (pack("{'w': 1}"), "not valid JSON"),
     "deep-nesting": (pack('{"w":' + "[" * 200_000), "not valid JSON"),
     "same-name-twice": (
-        pack('{"w":%s,"w":%s}' % (json.dumps(F32), json.dumps(F32)), bytes(8)),
+        pack(f'{{"w":{json.dumps(F32)},"w":{json.dumps(F32)}}}', bytes(8)),
         "names 'w' twice",
     ),
     "same-key-twice": (
@@ -72,7 +72,7 @@ BAD = {
     "4096-dims": (one(shape=[1] * 4095 + [2]), "has 4096 dimensions; at most 16"),
     "huge-dim": (one(shape=[0, 2**62], data_offsets=[0, 0]), "beyond 2\\^48 elements"),
     "huge-number": (
-        pack('{"w":{"dtype":"F32","shape":[1%s],"data_offsets":[0,8]}}' % ("0" * 5000)),
+        pack('{"w":{"dtype":"F32","shape":[1' + "0" * 5000 + '],"data_offsets":[0,8]}}'),
         "not valid JSON",
     ),
     "negative-dim": (one(shape=[-2]), "not a whole number >= 0"),
@@ -98,7 +98,7 @@ BAD = {
         pack({"__metadata__": {"a": 1}, "w": F32}, bytes(8)),
         "not a table of strings",
     ),
-    "lone-surrogate": (pack('{"\\ud800":%s}' % json.dumps(F32), bytes(8)), "not valid Unicode"),
+    "lone-surrogate": (pack(f'{{"\\ud800":{json.dumps(F32)}}}', bytes(8)), "not valid Unicode"),
     "half-a-byte": (
         pack({"w": {"dtype": "F4", "shape": [3], "data_offsets": [0, 2]}}, bytes(2)),
         "needs 1.5",
