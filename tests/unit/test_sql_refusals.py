@@ -180,6 +180,8 @@ def test_duckdb_itself_is_closed_too(filled: Catalog, tmp_path: Path) -> None:
     ):
         with pytest.raises(duckdb.Error):
             connection.execute(text).fetchall()
+    settings = "SELECT current_setting('python_enable_replacements')"
+    assert connection.execute(settings).fetchall() == [(False,)]
 
 
 def test_a_variable_of_the_program_is_not_a_table(filled: Catalog) -> None:
