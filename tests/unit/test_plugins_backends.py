@@ -332,3 +332,14 @@ def test_every_plugin_hears_of_a_model_whatever_another_does(
     assert len(failures) == 1
     assert "plugin 'beta' failed in zoo_model_ingested for model m1" in failures[0].getMessage()
     assert "ZOO_DISABLE_PLUGINS=beta" in failures[0].getMessage()
+
+
+def test_a_plugin_that_failed_hears_of_nothing(zoo_site: PluginInstaller) -> None:
+    text = HEAD + (
+        "heard = []\n@hookimpl\ndef zoo_model_ingested(model_id):\n    heard.append(model_id)\n"
+        "@hookimpl\ndef zoo_register_sql():\n    return 7\n"
+    )
+    zoo_site.install("bad", text)
+    nothing: Any = None
+    load_plugins().notify_model_ingested(nothing, "m1", nothing)
+    assert sys.modules["zoo_test_bad"].heard == []
