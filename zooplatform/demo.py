@@ -123,7 +123,9 @@ def _unpacked(folder: Path) -> Path:
         return path
     # Under a passing name first: an interrupted copy must not look like a catalog.
     copying = folder / f".{ZOO}.copying"
-    if folder.exists() and any(item != copying for item in folder.iterdir()):
+    if folder.exists() and (
+        not folder.is_dir() or any(item != copying for item in folder.iterdir())
+    ):
         raise ConfigError(
             f"{folder} is already there and not from this demo. Give --output another folder."
         )

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -118,6 +122,54 @@ def test_a_catalog_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "nowhere is not a catalog. Make one with `zoo ingest REF" in result.stderr
     assert not (tmp_path / "nowhere").exists()
+
+
+ENDLESS = "select sum(a.range * b.range) from range(10000000) a, range(1000000) b"
+
+# Everything is imported before the interrupt comes, so that it meets the running query.
+READY = """
+import sys
+import zooplatform.catalog
+from zooplatform.cli import main
+print("ready", flush=True)
+main(sys.argv[1:], prog_name="zoo")
+"""
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, f"from ({ENDLESS}) union all from ({ENDLESS})"])
+@pytest.mark.parametrize("seconds", [0.5, 1.5])
+def test_an_interrupt_ends_a_running_query(mlp_path: Path, sql: str, seconds: float) -> None:
+    words = ["query", sql, "-c", str(mlp_path), "--format", "csv"]
+    with subprocess.Popen(
+        [sys.executable, "-c", READY, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(seconds)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        try:
+            shown, said = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert (process.returncode, shown, said) == (130, "", "Error: interrupted\n")
+
+
+def test_a_reader_that_goes_away_is_no_error(mlp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m zooplatform query 'from range(3000000)' -c {mlp_path} | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == "range\n"
+    assert "Traceback" not in done.stderr
 
 
 def test_queries_work_without_plugins(cli: Cli, mlp_path: Path) -> None:

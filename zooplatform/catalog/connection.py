@@ -6,6 +6,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -102,7 +103,7 @@ class Engine:
         """
         with self._lock:
             relation = self._relation(query, parameters)
-            table = self._run(relation.to_arrow_table)
+            table = self._interruptible(relation.to_arrow_table)
             large = _huge_integers(relation)
         columns = [
             _int64(column, name) if name in large else column
@@ -124,7 +125,7 @@ class Engine:
         try:
             relation = engine._relation(query, parameters)
             large = _huge_integers(relation)
-            batches = engine._run(lambda: relation.to_arrow_reader(batch_rows))
+            batches = engine._interruptible(lambda: relation.to_arrow_reader(batch_rows))
         except BaseException:
             engine.close()
             raise
@@ -135,7 +136,7 @@ class Engine:
         self, batches: pa.RecordBatchReader, schema: pa.Schema, large: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
         with self:
-            while (batch := self._run(lambda: next(batches, None))) is not None:
+            while (batch := self._interruptible(lambda: next(batches, None))) is not None:
                 columns = [
                     _int64(column, name) if name in large else column
                     for name, column in zip(schema.names, batch.columns, strict=True)
@@ -178,6 +179,25 @@ class Engine:
                     f"{what} Restore it from a copy of the catalog; `zoo check` lists what is affected."
                 ) from exc
             raise QueryError(str(exc)) from exc
+
+    def _interruptible(self, work: Callable[[], _T]) -> _T:
+        """As `_run`, for what may take long: Ctrl-C ends it.
+
+        By themselves DuckDB and Arrow hear Ctrl-C in some of their phases only, so they work in
+        another thread while this one waits. Signals arrive in the main thread alone.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return self._run(work)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self._run, work)
+            try:
+                return running.result()
+            except KeyboardInterrupt:
+                # Again and again: an interrupt that comes before the query has begun is lost.
+                while self._connection is not None and not running.done():
+                    self._connection.interrupt()
+                    wait([running], timeout=0.05)
+                raise
 
     def _opened(self) -> duckdb.DuckDBPyConnection:
         if self._connection is not None:
