@@ -170,7 +170,7 @@ class HubClient:
 
     def _ask(self, subject: str, target: HubReference | Repository, action: Callable[[], T]) -> T:
         try:
-            return patiently(action, self._patience)
+            return patiently(action, self._patience, self.endpoint)
         except SourceError:
             raise
         # RuntimeError comes from the Xet library, ValueError from answers that are not a Hub's

@@ -14,15 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx2 as httpx
 from huggingface_hub import get_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-try:
-    import httpx2 as httpx
-except ImportError:  # huggingface_hub before 2.0
-    import httpx  # type: ignore[import-not-found,no-redef]
 
 __all__ = ["BUSY", "Busy", "NoAnswer", "Patience", "httpx", "patiently"]
 
@@ -65,10 +61,14 @@ class Watch:
     """What is known of the requests of one action."""
 
     patience: Patience
+    endpoint: httpx.URL
     asked: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def before(self, request: Any) -> None:
-        """Give every request a time-out and end the client's own retries in good time."""
+        """Keep the token at home, set a time-out, and end the client's own retries in good time."""
+        if request.url.netloc != self.endpoint.netloc:
+            # The client drops it as well on most ways there; not in every version on all of them.
+            request.headers.pop("authorization", None)
         limit = self.patience.timeout
         given = request.extensions.get("timeout") or {}
         request.extensions["timeout"] = {
@@ -89,14 +89,14 @@ class Watch:
 _current: ContextVar[Watch | None] = ContextVar("zooplatform_hf_watch", default=None)
 
 
-def patiently(action: Callable[[], T], patience: Patience) -> T:
-    """Run `action`, which talks to the Hub, until it succeeds or patience ends.
+def patiently(action: Callable[[], T], patience: Patience, endpoint: str) -> T:
+    """Run `action`, which talks to the Hub at `endpoint`, until it succeeds or patience ends.
 
     Raises:
         Busy, NoAnswer, httpx.HTTPError: the last failure that time did not cure.
         Exception: every other failure of `action`, at once.
     """
-    watch = Watch(patience)
+    watch = Watch(patience, httpx.URL(endpoint))
     wait = patience.first_wait
     for attempt in range(1, patience.tries + 1):
         try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -123,7 +124,7 @@ def explain(
         return SourceError(
             subject, f"The connection to {endpoint} broke {patience.tries} times: {error}.", again
         )
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, FileMetadataError):
         return SourceError(
             subject,
             f"It cannot be downloaded to {cache_dir}: {error}.",
