@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ _FREE_BYTES = 1 << 20
 _AGAIN = "Copy or download it again."
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
+    struct.error,
     zlib.error,
     OSError,
     EOFError,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zooplatform.errors import SourceError
 from zooplatform.formats import safetensors
+from zooplatform.formats.archives import ARCHIVE_ERRORS
 from zooplatform.formats.files import OpenFile
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as exc:
+    except ARCHIVE_ERRORS as exc:
         raise SourceError(
             path, f"It is a broken zip archive: {exc}.", "Copy or download it again."
         ) from exc

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zooplatform.errors import SourceError
 from zooplatform.formats.extras import need
 from zooplatform.formats.files import OpenFile
-from zooplatform.formats.limits import check_shape, name_notes, shown
+from zooplatform.formats.limits import MAX_RANK, check_shape, name_notes, shown
 from zooplatform.formats.reader import ReaderBase, RegionBuffer
 from zooplatform.interfaces import CheckpointHeader, SourceFile, TensorSpec
 
@@ -89,9 +89,13 @@ class GgufReader(ReaderBase):
             if name in starts:
                 raise SourceError(path, f"It names the tensor {shown(name)} twice.", _AGAIN)
             rank = cursor.number("I")
-            shape = check_shape([0] * rank if rank > 16 else cursor.numbers("Q", rank), name, path)[
-                ::-1
-            ]
+            if rank > MAX_RANK:
+                raise SourceError(
+                    path,
+                    f"Tensor {shown(name)} has {rank} dimensions; at most {MAX_RANK} are taken.",
+                    _AGAIN,
+                )
+            shape = check_shape(cursor.numbers("Q", rank), name, path)[::-1]
             specs.append(_spec(gguf, name, shape, cursor.number("I"), path))
             starts[name] = cursor.number("Q")
         data_start = -(-cursor.position // int(alignment)) * int(alignment)

@@ -104,7 +104,7 @@ class OnnxReader(ReaderBase):
         self.header = CheckpointHeader(
             tensors=tuple(specs),
             format="onnx",
-            metadata=_metadata(model),
+            metadata=_metadata(model, path),
             notes=(*notes[:16], *name_notes(self._places, path)),
         )
         names: dict[OpenFile, list[str]] = {file: [] for file in self.opened}
@@ -200,6 +200,13 @@ def _parse(file: OpenFile) -> Any:
     return model
 
 
+def _text(value: str | bytes, path: Path) -> str:
+    """A text of the model; protobuf hands out bytes where it is not UTF-8."""
+    if isinstance(value, bytes):
+        raise SourceError(path, f"It holds a name that is not UTF-8: {value[:40]!r}.", _AGAIN)
+    return value
+
+
 def _tensors(model: Any, path: Path) -> Iterator[tuple[str, Any]]:
     """(qualified name, TensorProto) of every weight, in the order of the file."""
     if model.graph.sparse_initializer:
@@ -208,7 +215,8 @@ def _tensors(model: Any, path: Path) -> Iterator[tuple[str, Any]]:
         )
     yield from _graph(model.graph, "", 0, path)
     for function in model.functions:
-        yield from _nodes(function.node, f"{function.domain}.{function.name}/", 0, path)
+        where = f"{_text(function.domain, path)}.{_text(function.name, path)}/"
+        yield from _nodes(function.node, where, 0, path)
 
 
 def _graph(graph: Any, prefix: str, depth: int, path: Path) -> Iterator[tuple[str, Any]]:
@@ -219,25 +227,28 @@ def _graph(graph: Any, prefix: str, depth: int, path: Path) -> Iterator[tuple[st
             path, "It holds sparse initializers.", "Make them dense and export it again."
         )
     for proto in graph.initializer:
-        yield prefix + proto.name, proto
+        yield prefix + _text(proto.name, path), proto
     yield from _nodes(graph.node, prefix, depth, path)
 
 
 def _nodes(nodes: Any, prefix: str, depth: int, path: Path) -> Iterator[tuple[str, Any]]:
     used: set[str] = set()
     for index, node in enumerate(nodes):
-        name = node.name
+        name = _text(node.name, path)
         if not name or name in used:
             # Node names are optional and need not be unique; the position is.
-            name = f"{name or node.op_type}_{index}"
+            name = f"{name or _text(node.op_type, path)}_{index}"
         used.add(name)
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and attribute.HasField("t"):
-                yield prefix + (node.output[0] if node.output else name), attribute.t
+                output = _text(node.output[0], path) if node.output else name
+                yield prefix + output, attribute.t
             if attribute.HasField("g"):
-                yield from _graph(attribute.g, f"{prefix}{name}/{attribute.name}/", depth + 1, path)
+                yield from _graph(
+                    attribute.g, f"{prefix}{name}/{_text(attribute.name, path)}/", depth + 1, path
+                )
             for number, graph in enumerate(attribute.graphs):
-                inner = f"{prefix}{name}/{attribute.name}.{number}/"
+                inner = f"{prefix}{name}/{_text(attribute.name, path)}.{number}/"
                 yield from _graph(graph, inner, depth + 1, path)
 
 
@@ -261,7 +272,7 @@ def _spec(name: str, proto: Any, path: Path) -> TensorSpec:
 
 def _external(proto: Any, path: Path) -> tuple[str, int, int | None]:
     """Location, offset and length of external data."""
-    entries = {entry.key: entry.value for entry in proto.external_data}
+    entries = {_text(e.key, path): _text(e.value, path) for e in proto.external_data}
     numbers: dict[str, int | None] = {"offset": 0, "length": None}
     for key in numbers:
         text = entries.get(key)
@@ -294,11 +305,13 @@ def _field_bytes(proto: Any, spec: TensorSpec) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
-def _metadata(model: Any) -> dict[str, str]:
+def _metadata(model: Any, path: Path) -> dict[str, str]:
     found = {
-        "producer_name": model.producer_name,
-        "producer_version": model.producer_version,
-        "opset": ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import),
-        **{entry.key: entry.value for entry in model.metadata_props},
+        "producer_name": _text(model.producer_name, path),
+        "producer_version": _text(model.producer_version, path),
+        "opset": ", ".join(
+            f"{_text(o.domain, path) or 'ai.onnx'} {o.version}" for o in model.opset_import
+        ),
+        **{_text(e.key, path): _text(e.value, path) for e in model.metadata_props},
     }
     return {key: value for key, value in found.items() if value}

@@ -143,6 +143,7 @@ class _Inert(pickle._Unpickler):
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
         code[0]: pickle._Unpickler.dispatch[code[0]]
@@ -332,6 +333,14 @@ class _Inert(pickle._Unpickler):
 
     # Opcodes that the base class would let do more than is needed
 
+    def load_proto(self) -> None:
+        version = self.read(1)[0]
+        if version not in (2, 3):
+            self._refuse(
+                f"It was written with pickle protocol {version}, which torch's restricted unpickler does not read.",
+                "Save it again with torch.save(state_dict, path), protocol 2.",
+            )
+
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
@@ -384,6 +393,7 @@ class _Inert(pickle._Unpickler):
         return found
 
     for _code, _load in (
+        (pickle.PROTO, load_proto),
         (pickle.BUILD, load_build),
         (pickle.NEWOBJ, load_newobj),
         (pickle.REDUCE, load_reduce),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.errors import SourceError
-from zooplatform.formats.archives import check_archive, check_crc
+from zooplatform.formats.archives import ARCHIVE_ERRORS, check_archive, check_crc
 from zooplatform.formats.files import OpenFile
 from zooplatform.formats.limits import name_notes, shown
 from zooplatform.formats.pickles import RESAVE, PlannedStorage, PlannedTensor, read_pickle
@@ -131,7 +131,10 @@ def _load(path: Path, *, mapped: bool) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            # Of pickle protocol 3 and complex32, both of which work.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as exc:
         raise SourceError(
             path, f"torch's restricted unpickler refuses it: {str(exc)[:300]}", RESAVE
@@ -168,7 +171,7 @@ def _plan_zip(file: OpenFile) -> Found:
             order = (
                 archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
             )
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as exc:
+        except ARCHIVE_ERRORS as exc:
             raise SourceError(path, f"Its archive is damaged: {exc}.", _AGAIN) from exc
     if order.strip() != b"little":
         raise SourceError(
