@@ -180,7 +180,7 @@ class ZooGrower:
         self._revision = recipe.digest(data.sha256)
         self._factory = NetworkFactory(recipe, data, registry)
         first = plan_runs(recipe)[0]
-        plan = self._plan(first)
+        plan = self._factory.plan(first)
         self._engine = self._factory.engine(plan, first)
         fit = max(1, _STACK_BYTES // (4 * plan.num_values))
         self.stacks = plan_stacks(
@@ -188,10 +188,17 @@ class ZooGrower:
         )
         # Every kind of network is built once now: an activation that does not exist is an error
         # before the first stack and not after hours.
-        self._plans = {_kind(stack.runs[0]): self._plan(stack.runs[0]) for stack in self.stacks}
+        self._plans: dict[tuple[str | None, float], NetworkPlan] = {}
+        for stack in self.stacks:
+            self.plan(stack.runs[0])
 
-    def _plan(self, run: Run) -> NetworkPlan:
-        return self._factory.plan(run)
+    def plan(self, run: Run) -> NetworkPlan:
+        """The network of a run and of all runs stacked with it."""
+        # The activation and, where networks do it themselves, dropout decide how it is built.
+        kind = run.activation, run.dropout
+        if kind not in self._plans:
+            self._plans[kind] = self._factory.plan(run)
+        return self._plans[kind]
 
     def missing(self, catalog: Catalog) -> tuple[Stack, ...]:
         """The stacks that the catalog does not hold, without the runs that it does hold."""
@@ -252,7 +259,7 @@ class ZooGrower:
         recipe = self._recipe
         trainer = StackTrainer(
             stack,
-            self._plans[_kind(stack.runs[0])],
+            self.plan(stack.runs[0]),
             self._engine,
             self._data,
             device=device,
@@ -270,7 +277,7 @@ class ZooGrower:
 
     def batch(self, stack: Stack, moments: Sequence[Moment]) -> PopulationBatch:
         """What goes into the catalog: runs in order, each with its kept epochs."""
-        plan = self._plans[_kind(stack.runs[0])]
+        plan = self.plan(stack.runs[0])
         # (M, T, Q): all epochs of a network lie together.
         weights = np.stack([moment.weights for moment in moments], axis=1)
         aside = None
@@ -296,7 +303,7 @@ class ZooGrower:
 
     def _model(self, run: Run, stack: Stack) -> ModelInfo:
         data = self._data
-        seen = max(1, round(run.fraction * len(data.train.y)))
+        seen = run.num_train(len(data.train.y))
         trained_on = {"sha256": data.sha256, "num_train": seen, "num_test": len(data.test.y)}
         return ModelInfo(
             key=f"grow:{self.zoo}/{run.index}",
@@ -344,8 +351,3 @@ def _alike(engine: str) -> tuple[str, ...]:
         "loop": engines.LoopEngine,
     }
     return kinds[engine].alike
-
-
-def _kind(run: Run) -> tuple[str | None, float]:
-    """What of a run decides how its network is built."""
-    return run.activation, run.dropout

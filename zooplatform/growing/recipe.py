@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -16,10 +18,9 @@ from zooplatform.errors import ConfigError
 from zooplatform.growing.ranges import Space
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["HYPERPARAMETERS", "DataRecipe", "Recipe", "load_recipe"]
+__all__ = ["HYPERPARAMETERS", "DataRecipe", "Recipe", "builtin_recipes", "load_recipe"]
 
 Engine: TypeAlias = Literal["auto", "grouped", "vmap", "loop"]
 ENGINES = ("auto", "grouped", "vmap", "loop")
@@ -46,9 +47,9 @@ class DataRecipe:
 
     Attributes:
         source: `npz:FILE`, `folder:FOLDER`, `sklearn:digits`, `torchvision:NAME` or
-            `hub:org/name[@revision]`; a list of them makes one zoo per data set.
-        folder: what relative paths start from, and where downloads go; the recipe's folder by
-            default.
+            `hub:org/name[@revision]`; a list of them makes one zoo per data set. Relative paths
+            start from the working directory.
+        folder: where torchvision puts what it downloads.
         test: images kept for testing where the data set has no test images of its own: a number,
             or a fraction below 1.
         train: use only this many training images; 0 uses all.
@@ -58,7 +59,7 @@ class DataRecipe:
     """
 
     source: tuple[str, ...]
-    folder: str = ""
+    folder: str = "data"
     test: float = 0.2
     train: int = 0
     size: int = 0
@@ -131,11 +132,17 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("zooplatform.catalogs")))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
 def load_recipe(path: str | os.PathLike[str], settings: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: the TOML file.
+        path: the TOML file, or the name of a recipe that comes with the package.
         settings: `key=value` texts that replace values of the file, as in `runs=50` or
             `data.source="npz:mnist.npz"`; values are TOML, and what is not TOML is a text.
 
@@ -144,16 +151,22 @@ def load_recipe(path: str | os.PathLike[str], settings: Iterable[str] = ()) -> R
             names the file and the key.
     """
     file = Path(path)
+    builtin = builtin_recipes()
+    if not file.exists() and os.fspath(path) in builtin:
+        file = builtin[os.fspath(path)]
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise ConfigError(f"{file}: the recipe cannot be read ({exc.strerror}).") from exc
+        raise ConfigError(
+            f"{file}: the recipe cannot be read ({exc.strerror}). Give a TOML file, or one of the "
+            f"recipes {', '.join(builtin)}."
+        ) from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{file} is not a TOML file: {exc}.") from exc
     for setting in settings:
         _set(table, setting)
     try:
-        return _recipe(table, file.absolute().parent)
+        return _recipe(table)
     except ConfigError as exc:
         raise ConfigError(f"{file}: {exc}") from exc
 
@@ -174,7 +187,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
         table[leaf] = text
 
 
-def _recipe(table: Mapping[str, Any], folder: Path) -> Recipe:
+def _recipe(table: Mapping[str, Any]) -> Recipe:
     values = dict(table)
     _known("", values, [item.name for item in fields(Recipe)])
     for name in ("name", "data", "architecture"):
@@ -196,7 +209,7 @@ def _recipe(table: Mapping[str, Any], folder: Path) -> Recipe:
         raise ConfigError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}.")
     recipe = Recipe(
         name=name,
-        data=_data(values["data"], folder),
+        data=_data(values["data"]),
         architecture=values["architecture"],
         hyperparameters=hyperparameters,
         runs=_count("runs", values.get("runs", 0), least=0),
@@ -214,7 +227,7 @@ def _recipe(table: Mapping[str, Any], folder: Path) -> Recipe:
     return recipe
 
 
-def _data(table: Mapping[str, Any], folder: Path) -> DataRecipe:
+def _data(table: Mapping[str, Any]) -> DataRecipe:
     _known("data.", table, [item.name for item in fields(DataRecipe)])
     source = table.get("source")
     sources = [source] if isinstance(source, str) else source
@@ -226,10 +239,9 @@ def _data(table: Mapping[str, Any], folder: Path) -> DataRecipe:
     test = table.get("test", 0.2)
     if not isinstance(test, int | float) or isinstance(test, bool) or test <= 0:
         raise ConfigError(f"data.test is {test!r}; it must be a positive number.")
-    base = Path(_typed("data.folder", table.get("folder", "."), str)).expanduser()
     return DataRecipe(
         source=tuple(sources),
-        folder=str(base if base.is_absolute() else folder / base),
+        folder=_typed("data.folder", table.get("folder", "data"), str),
         test=test,
         train=_count("data.train", table.get("train", 0), least=0),
         size=_count("data.size", table.get("size", 0), least=0),

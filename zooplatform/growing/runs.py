@@ -49,6 +49,10 @@ class Run:
     fraction: float
     batch_size: int
 
+    def num_train(self, count: int) -> int:
+        """How many of `count` training images this network sees."""
+        return max(1, round(self.fraction * count))
+
     def config(self) -> dict[str, Any]:
         """The hyper-parameters as they are stored with the model."""
         stored = {

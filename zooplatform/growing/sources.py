@@ -52,7 +52,7 @@ def read_source(source: str, folder: str) -> RawImages:
 
     Args:
         source: `scheme:rest`; a path without scheme is an `.npz` file or a folder of `.npy` files.
-        folder: what relative paths start from and where downloads go.
+        folder: where torchvision puts what it downloads.
 
     Raises:
         SourceError: there is no such data set, or it does not hold images with classes.
@@ -111,7 +111,7 @@ def _from_arrays(source: str, name: str, arrays: Mapping[str, Array]) -> RawImag
 
 
 def _npz(source: str, rest: str, folder: Path) -> RawImages:
-    path = folder / Path(rest).expanduser()
+    path = Path(rest).expanduser()
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -125,7 +125,7 @@ def _npz(source: str, rest: str, folder: Path) -> RawImages:
 
 
 def _folder(source: str, rest: str, folder: Path) -> RawImages:
-    path = folder / Path(rest).expanduser()
+    path = Path(rest).expanduser()
     if not path.is_dir():
         raise SourceError(source, f"there is no folder {path}.", "Check data.source.")
     arrays: dict[str, Array] = {}
@@ -140,7 +140,7 @@ def _folder(source: str, rest: str, folder: Path) -> RawImages:
 
 
 def _path(source: str, rest: str, folder: Path) -> RawImages:
-    return (_folder if (folder / Path(rest).expanduser()).is_dir() else _npz)(source, rest, folder)
+    return (_folder if Path(rest).expanduser().is_dir() else _npz)(source, rest, folder)
 
 
 # --- libraries ------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def _torchvision(source: str, rest: str, folder: Path) -> RawImages:
     parts = []
     for choice in ({"train": True}, {"train": False}), ({"split": "train"}, {"split": "test"}):
         try:
-            parts = [kind(str(folder), download=True, **chosen) for chosen in choice]
+            parts = [kind(str(folder.expanduser()), download=True, **chosen) for chosen in choice]
         except TypeError:
             continue  # the data set names its halves in the other way
         except (OSError, RuntimeError, ValueError) as exc:

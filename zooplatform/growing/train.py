@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from zooplatform.growing.runs import Run, Stack
     from zooplatform.growing.stacked import Drop
 
-__all__ = ["Measured", "Moment", "StackTrainer", "reuse_freed_memory"]
+__all__ = [
+    "Measured",
+    "Moment",
+    "StackTrainer",
+    "order_generator",
+    "reuse_freed_memory",
+    "training_subset",
+]
 
 # Images times networks of one evaluation step: enough to fill the kernels, little enough for memory.
 _EVALUATED_AT_ONCE = 4096
@@ -95,14 +102,14 @@ class StackTrainer:
     ) -> None:
         self._plan, self._device = plan, device
         count = len(data.train.y)
-        sizes = {run.index: max(1, round(run.fraction * count)) for run in stack.runs}
+        sizes = {run.index: run.num_train(count) for run in stack.runs}
         # Networks with more steps in an epoch come first, so that those still busy are the first rows.
         self._runs = sorted(stack.runs, key=lambda run: (-sizes[run.index], run.index))
         self._place = {run.index: row for row, run in enumerate(self._runs)}
         self._order = [self._place[run.index] for run in stack.runs]
-        self._subsets = [_subset(run, count, sizes[run.index]) for run in self._runs]
+        self._subsets = [training_subset(run, count) for run in self._runs]
         self._batch_size = self._runs[0].batch_size
-        self._orders = [_generator(run.seed, "order") for run in self._runs]
+        self._orders = [order_generator(run) for run in self._runs]
 
         rows, self._counters = _first_weights(plan, self._runs)
         self._weights = rows.to(device)
@@ -236,13 +243,15 @@ def _first_weights(
     return torch.stack([row for row, _ in made]), [counters for _, counters in made]
 
 
-def _generator(seed: int, purpose: str) -> Generator:
-    return Generator().manual_seed(derive_seed(seed, purpose))
+def training_subset(run: Run, count: int) -> Tensor:
+    """Indices of the images that a run may see, of `count` training images."""
+    generator = Generator().manual_seed(derive_seed(run.seed, "subset"))
+    return torch.randperm(count, generator=generator)[: run.num_train(count)]
 
 
-def _subset(run: Run, count: int, size: int) -> Tensor:
-    """Indices of the training images that a run may see."""
-    return torch.randperm(count, generator=_generator(run.seed, "subset"))[:size]
+def order_generator(run: Run) -> Generator:
+    """What shuffles the images of a run: each epoch takes them in the order of one `randperm`."""
+    return Generator().manual_seed(derive_seed(run.seed, "order"))
 
 
 def _flat(split: Split, device: torch.device) -> Split:
