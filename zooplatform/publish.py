@@ -143,14 +143,15 @@ def _card_header(
         eval_results=[
             EvalResult(
                 task_type=task or "other",
-                dataset_type=row["dataset"] or "unknown",
-                dataset_name=row["dataset"] or "unknown",
+                dataset_type=row["dataset"],
+                dataset_name=row["dataset"],
                 dataset_split=row["split"] or None,
                 metric_type=row["name"],
                 metric_value=row["value"],
             )
             for row in metrics
-            if row["origin"] != "predicted"
+            # Results are results on a data set; statistics of the weights stand in the text.
+            if row["dataset"] and row["origin"] != "predicted"
         ]
         or None,
     )

@@ -82,7 +82,8 @@ def test_push_and_ingest_give_the_same_file(
             "select license, base_model from models where model_id = ?", list(again.model_ids)
         ).to_pylist()
         metrics = catalog.sql(
-            "select name, value from metrics where checkpoint_id = ?", list(again.checkpoint_ids)
+            "select name from metrics where checkpoint_id = ? and origin = 'reported'",
+            list(again.checkpoint_ids),
         )
     assert row == [{"license": "apache-2.0", "base_model": "google/bert"}]
     assert metrics.num_rows == 3
