@@ -1,4 +1,7 @@
-"""The architecture adapter of timm's registered models."""
+"""The architecture adapter of timm's registered models.
+
+timm takes seconds to import, so that happens only when a checkpoint names a model: most of what is ingested does not.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-import timm
-import torch
 
 from zooplatform.errors import ArchitectureError
 from zooplatform_generic.adapter import match_layout
@@ -67,6 +67,8 @@ class TimmAdapter:
         Raises:
             ArchitectureError: the header is not one that `matches`.
         """
+        import timm
+
         config = _recognised(header)
         name = config["architecture"]
         family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
@@ -96,6 +98,8 @@ class TimmAdapter:
         Raises:
             ArchitectureError: the name is not registered, or the model refuses an argument.
         """
+        import timm
+
         name, arguments = _arguments(config)
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
@@ -113,6 +117,8 @@ def _arguments(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         ArchitectureError: no registered name, or an argument that is refused.
     """
+    import timm
+
     name = config.get("architecture")
     # Only registered names: timm would take `hf-hub:...` and `local-dir:...` and load weights.
     if not isinstance(name, str) or not timm.is_model(name):
@@ -140,6 +146,8 @@ def _shapes(config: str) -> dict[str, tuple[int, ...]]:
     Raises:
         ArchitectureError: as `TimmAdapter.build`.
     """
+    import torch
+
     with torch.device("meta"):
         state = TimmAdapter().build(json.loads(config)).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -174,6 +182,8 @@ def _candidates(
     names = [header.config.get("architecture")]
     names += [header.metadata.get(key) for key in _METADATA_NAMES]
     for name in dict.fromkeys(n for n in names if isinstance(n, str)):
+        import timm
+
         if not timm.is_model(name):
             continue
         said = {key: header.config[key] for key in _KEYS if key in header.config}
@@ -198,6 +208,8 @@ def _integers(value: object) -> Iterator[int]:
 
 def _sizes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Number of classes and input channels, from the tensors that timm names for the model."""
+    import timm
+
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if cfg is None:
         return {}
