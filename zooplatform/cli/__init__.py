@@ -35,7 +35,9 @@ class BuiltinCommand(NamedTuple):
 # In the order of root help: from a first look to maintenance. A summary is the first line of the
 # command's own help.
 COMMANDS: Mapping[str, BuiltinCommand] = {
+    "demo": BuiltinCommand("zooplatform.cli.demo:demo", "Do the main job, end to end and offline."),
     "ingest": BuiltinCommand("zooplatform.cli.ingest:ingest", "Store checkpoints in the catalog."),
+    "grow": BuiltinCommand("zooplatform.cli.grow:grow", "Train a zoo from a recipe."),
     "query": BuiltinCommand("zooplatform.cli.query:query", "Ask the catalog in SQL."),
     "ls": BuiltinCommand("zooplatform.cli.browse:ls", "List zoos, models or checkpoints."),
     "show": BuiltinCommand(
