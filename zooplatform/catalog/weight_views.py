@@ -15,8 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
+from zooplatform.catalog.weight_scan import (
+    BATCH_VALUES,
+    FLOAT_LIST,
+    Block,
+    Rows,
+    WeightTable,
+    float_lists,
+)
 from zooplatform.dtypes import item_size, torch_dtype
 from zooplatform.errors import IntegrityError, ZooError
 
@@ -29,19 +36,14 @@ __all__ = ["PIECE_VALUES", "WEIGHT_VIEWS", "Weights", "decode_float32"]
 
 # DuckDB's inner products accumulate in float32; up to this length their error stays below 1e-5.
 PIECE_VALUES = 65_536
-# Values handed over at a time (4 MB of float32): bounds the memory of a scan.
-_BATCH_VALUES = 1 << 20
 _TENSORS_PER_BLOCK = 4096
 
-_Rows = npt.NDArray[np.int64]
-# Not list views, which could point anywhere: DuckDB hands no filter to a table that has them.
-_LIST = pa.large_list(pa.field("item", pa.float32(), nullable=False))
 WEIGHT_VIEWS: Mapping[str, pa.Schema] = {
     "population_weights": pa.schema(
         [
             pa.field("checkpoint_id", pa.string(), nullable=False),
             pa.field("architecture_id", pa.string(), nullable=False),
-            pa.field("weights", _LIST, nullable=False),
+            pa.field("weights", FLOAT_LIST, nullable=False),
         ]
     ),
     "tensor_values": pa.schema(
@@ -49,7 +51,7 @@ WEIGHT_VIEWS: Mapping[str, pa.Schema] = {
             pa.field("checkpoint_id", pa.string(), nullable=False),
             pa.field("name", pa.string(), nullable=False),
             pa.field("part", pa.int64(), nullable=False),
-            pa.field("values", _LIST),
+            pa.field("values", FLOAT_LIST),
         ]
     ),
 }
@@ -90,112 +92,12 @@ def decode_float32(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.flo
     return decoded
 
 
-class _Block(NamedTuple):
-    """Rows that are filtered and decoded together.
-
-    Attributes:
-        index: every column but the values.
-        sizes: (rows,) number of values of each.
-        decode: from row numbers to their lists.
-        missing: (rows,) True where the values are NULL.
-    """
-
-    index: pa.Table
-    sizes: _Rows
-    decode: Callable[[_Rows], pa.Array]
-    missing: npt.NDArray[np.bool_] | None = None
-
-
 class _Shard(NamedTuple):
     """A population shard: the ids of its live rows and where they are in the file."""
 
     shard: Mapping[str, Any]
     ids: pa.Array
-    rows: _Rows
-
-
-class _WeightTable(ds.Dataset):  # type: ignore[misc]
-    """What DuckDB sees as a dataset; only `schema` and `scanner` are ever asked for."""
-
-    def __init__(
-        self, schema: pa.Schema, blocks: Callable[[Mapping[str, Any]], Iterator[_Block]]
-    ) -> None:
-        self._schema, self._blocks = schema, blocks
-        self.failure: ZooError | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._schema
-
-    def scanner(
-        self,
-        columns: Sequence[str] | None = None,
-        filter: ds.Expression | None = None,
-        **_: object,
-    ) -> _Scan:
-        names = list(columns) if columns is not None else self._schema.names
-        schema = pa.schema([self._schema.field(name) for name in names])
-        return _Scan(schema, self._batches(schema, filter))
-
-    def _batches(
-        self, schema: pa.Schema, condition: ds.Expression | None
-    ) -> Iterator[pa.RecordBatch]:
-        # Conditions of the form column = value; they narrow down what is looked at before anything is built.
-        known = {} if condition is None else ds.get_partition_keys(condition)
-        try:
-            for block in self._blocks(known):
-                rows = self._matching(block, condition)
-                yield from self._decoded(schema, block, rows)
-        except ZooError as exc:
-            # DuckDB turns it into text of its own; the engine raises this one instead.
-            self.failure = exc
-            raise
-
-    def _matching(self, block: _Block, condition: ds.Expression | None) -> _Rows:
-        count = block.index.num_rows
-        rows = np.arange(count, dtype=np.int64)
-        if condition is None:
-            return rows
-        # DuckDB asks of the values at most whether they are there, so empty lists answer for them.
-        stand_in = pa.ListArray.from_arrays(
-            pa.array(np.zeros(count + 1, dtype=np.int32)),
-            pa.array([], pa.float32()),
-            mask=None if block.missing is None else pa.array(block.missing),
-        )
-        table = block.index.append_column(self._schema.names[-1], stand_in)
-        table = table.append_column("row number", pa.array(rows))
-        chosen: _Rows = table.filter(condition).column("row number").to_numpy()
-        return chosen
-
-    def _decoded(self, schema: pa.Schema, block: _Block, rows: _Rows) -> Iterator[pa.RecordBatch]:
-        if not len(rows):
-            return
-        values = self._schema.names[-1]
-        # Cut where the running number of values passes a multiple of the batch size.
-        cuts = (
-            np.flatnonzero(np.diff(np.cumsum(block.sizes[rows]) // _BATCH_VALUES)) + 1
-            if values in schema.names
-            else np.array([], dtype=np.int64)
-        )
-        everything = len(rows) == block.index.num_rows
-        for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            part = rows[start:stop]
-            index = block.index.slice(start, stop - start) if everything else block.index.take(part)
-            columns = [
-                block.decode(part) if name == values else index.column(name).combine_chunks()
-                for name in schema.names
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-class _Scan(NamedTuple):
-    """The one thing that DuckDB asks of a scanner; unlike Arrow's it reads nothing ahead."""
-
-    schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
-
-    def to_reader(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(self.schema, self.batches)
+    rows: Rows
 
 
 class Weights:
@@ -206,7 +108,7 @@ class Weights:
         self._mapped: dict[str, npt.NDArray[np.uint8]] = {}
         blocks = {"population_weights": self._populations, "tensor_values": self._values}
         self.tables = {
-            name: _WeightTable(schema, blocks[name]) for name, schema in WEIGHT_VIEWS.items()
+            name: WeightTable(schema, blocks[name]) for name, schema in WEIGHT_VIEWS.items()
         }
 
     def take_failure(self) -> ZooError | None:
@@ -308,7 +210,7 @@ class Weights:
 
     # --- population_weights -------------------------------------------------------------------------------------------
 
-    def _populations(self, known: Mapping[str, Any]) -> Iterator[_Block]:
+    def _populations(self, known: Mapping[str, Any]) -> Iterator[Block]:
         for shard, ids, rows in self._population_shards(known):
             matrix = self._matrix(shard)
             index = pa.table(
@@ -321,11 +223,11 @@ class Weights:
             )
             sizes = np.full(len(ids), matrix.shape[1], dtype=np.int64)
             starts = np.zeros(len(ids), dtype=np.int64)
-            yield _Block(index, sizes, _slices(matrix, rows, starts, sizes))
+            yield Block(index, sizes, _slices(matrix, rows, starts, sizes))
 
     # --- tensor_values ------------------------------------------------------------------------------------------------
 
-    def _values(self, known: Mapping[str, Any]) -> Iterator[_Block]:
+    def _values(self, known: Mapping[str, Any]) -> Iterator[Block]:
         tensors = _equal(_equal(self._tensors, known, "checkpoint_id"), known, "name")
         for start in range(0, tensors.num_rows, _TENSORS_PER_BLOCK):
             yield self._single(tensors.slice(start, _TENSORS_PER_BLOCK))
@@ -340,7 +242,7 @@ class Weights:
                 if tensor["aside"]:
                     yield self._aside(shard, ids, rows, tensor)
 
-    def _single(self, tensors: pa.Table) -> _Block:
+    def _single(self, tensors: pa.Table) -> Block:
         """Tensors stored one by one, of any dtype."""
         dtypes = tensors.column("dtype").to_pylist()
         shard_ids = tensors.column("shard_id").to_pylist()
@@ -360,7 +262,7 @@ class Weights:
             }
         )
 
-        def decode(rows: _Rows) -> pa.Array:
+        def decode(rows: Rows) -> pa.Array:
             found = []
             for row in rows:
                 tensor = which[row]
@@ -375,13 +277,13 @@ class Weights:
                 found.append(decode_float32(raw, dtypes[tensor]))
             flat = np.concatenate(found) if found else np.empty(0, dtype=np.float32)
             ends = np.cumsum(number[rows])
-            return _lists(flat, ends - number[rows], number[rows], missing[rows])
+            return float_lists(flat, ends - number[rows], number[rows], missing[rows])
 
-        return _Block(index, number, decode, missing)
+        return Block(index, number, decode, missing)
 
     def _aside(
-        self, shard: Mapping[str, Any], ids: pa.Array, rows: _Rows, tensor: Mapping[str, Any]
-    ) -> _Block:
+        self, shard: Mapping[str, Any], ids: pa.Array, rows: Rows, tensor: Mapping[str, Any]
+    ) -> Block:
         """A tensor whose dtype is not the population's (a counter, a mask), kept beside the matrix."""
         width = shard["aside_row_bytes"]
         raw = self._bytes(shard, shard["aside_offset"], shard["num_rows"] * width)
@@ -390,11 +292,11 @@ class Weights:
         count = len(decode_float32(np.zeros(stop - start, dtype=np.uint8), tensor["dtype"]))
         index, which, starts, number = _cross(ids, [(tensor["name"], 0, count)])
 
-        def decode(chosen: _Rows) -> pa.Array:
+        def decode(chosen: Rows) -> pa.Array:
             flat = decode_float32(np.ascontiguousarray(column[rows]).reshape(-1), tensor["dtype"])
-            return _lists(flat, which[chosen] * count + starts[chosen], number[chosen])
+            return float_lists(flat, which[chosen] * count + starts[chosen], number[chosen])
 
-        return _Block(index, number, decode)
+        return Block(index, number, decode)
 
 
 def _equal(table: pa.Table, known: Mapping[str, Any], column: str) -> pa.Table:
@@ -403,7 +305,7 @@ def _equal(table: pa.Table, known: Mapping[str, Any], column: str) -> pa.Table:
     return table.filter(pc.equal(table.column(column), pa.scalar(known[column], pa.string())))
 
 
-def _pieces(counts: _Rows) -> tuple[_Rows, _Rows, _Rows]:
+def _pieces(counts: Rows) -> tuple[Rows, Rows, Rows]:
     """Cuts arrays of `counts` values into pieces, at least one each.
 
     Returns:
@@ -417,7 +319,7 @@ def _pieces(counts: _Rows) -> tuple[_Rows, _Rows, _Rows]:
 
 def _cross(
     ids: pa.Array, tensors: Sequence[tuple[str, int, int]]
-) -> tuple[pa.Table, _Rows, _Rows, _Rows]:
+) -> tuple[pa.Table, Rows, Rows, Rows]:
     """Every piece of `tensors` (name, first value, number of values) for every id.
 
     Returns:
@@ -436,56 +338,33 @@ def _cross(
 
 
 def _sliced(
-    matrix: npt.NDArray[Any], ids: pa.Array, rows: _Rows, layout: Sequence[Mapping[str, Any]]
-) -> Iterator[_Block]:
+    matrix: npt.NDArray[Any], ids: pa.Array, rows: Rows, layout: Sequence[Mapping[str, Any]]
+) -> Iterator[Block]:
     """Tensors of a population: slices of the rows of its matrix, some thousand networks at a time."""
     tensors = [(t["name"], t["offset"], t["numel"]) for t in layout]
-    step = max(1, _BATCH_VALUES // max(1, sum(t[2] for t in tensors)))
-    step = min(step, max(1, _BATCH_VALUES // 16 // len(tensors)))
+    step = max(1, BATCH_VALUES // max(1, sum(t[2] for t in tensors)))
+    step = min(step, max(1, BATCH_VALUES // 16 // len(tensors)))
     for begin in range(0, len(ids), step):
         index, which, starts, number = _cross(ids.slice(begin, step), tensors)
-        yield _Block(
+        yield Block(
             index, number, _slices(matrix, rows[begin : begin + step][which], starts, number)
         )
 
 
 def _slices(
-    matrix: npt.NDArray[Any], rows: _Rows, starts: _Rows, sizes: _Rows
-) -> Callable[[_Rows], pa.Array]:
+    matrix: npt.NDArray[Any], rows: Rows, starts: Rows, sizes: Rows
+) -> Callable[[Rows], pa.Array]:
     """A decoder of `matrix[rows[i], starts[i] : starts[i] + sizes[i]]`; other types than
     float32 are cast."""
     width = matrix.shape[1]
 
-    def decode(chosen: _Rows) -> pa.Array:
+    def decode(chosen: Rows) -> pa.Array:
         row, start, size = rows[chosen], starts[chosen], sizes[chosen]
         if matrix.dtype == np.float32:
-            return _lists(matrix.reshape(-1), row * width + start, size)
+            return float_lists(matrix.reshape(-1), row * width + start, size)
         needed, place = np.unique(row, return_inverse=True)
         with np.errstate(over="ignore"):
             flat = matrix[needed].astype(np.float32).reshape(-1)
-        return _lists(flat, place * width + start, size)
+        return float_lists(flat, place * width + start, size)
 
     return decode
-
-
-def _lists(
-    flat: npt.NDArray[np.float32],
-    starts: _Rows,
-    sizes: _Rows,
-    missing: npt.NDArray[np.bool_] | None = None,
-) -> pa.Array:
-    """Lists of `flat[starts[i] : starts[i] + sizes[i]]`; they point into it when they follow each other there."""
-    ends = starts + sizes
-    if len(starts) and np.array_equal(starts[1:], ends[:-1]):
-        offsets = np.append(starts, ends[-1])
-    else:
-        offsets = np.append(0, np.cumsum(sizes))
-        pieces = [flat[start:end] for start, end in zip(starts, ends, strict=True)]
-        flat = np.concatenate(pieces) if pieces else flat[:0]
-    values = pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
-    return pa.LargeListArray.from_arrays(
-        pa.array(offsets),
-        values,
-        type=_LIST,
-        mask=None if missing is None or not missing.any() else pa.array(missing),
-    )
