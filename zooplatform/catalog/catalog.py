@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zooplatform.catalog.commits import Rows, Snapshot, Tables
+from zooplatform.catalog.checking import Problem, check
+from zooplatform.catalog.commits import ConflictError, Rows, Snapshot, Tables
+from zooplatform.catalog.compaction import compact
 from zooplatform.catalog.export import export_checkpoint
-from zooplatform.catalog.files import fsync_dir, write_durably
-from zooplatform.catalog.maintenance import Problem, Removed, check, collect_garbage, compact
+from zooplatform.catalog.files import fsync_dir, publish_new
+from zooplatform.catalog.garbage import Removed, collect_garbage
+from zooplatform.catalog.leases import lease
 from zooplatform.catalog.reader import Reader
-from zooplatform.catalog.tensor_writer import TensorIndex, checkpoint_draft
-from zooplatform.catalog.writer import Draft, ZooRecord, check_batch, lease, population_draft
+from zooplatform.catalog.tensor_writer import TensorIndex, checkpoint_draft, follow_moved
+from zooplatform.catalog.writer import Draft, ZooRecord, check_batch, population_draft
 from zooplatform.errors import ArchitectureError, CatalogError, UnknownIdError
 from zooplatform.interfaces import CheckpointHeader, CheckpointRecord, PopulationBatch
 from zooplatform.properties import Properties
@@ -104,17 +107,16 @@ def _local(path: str | os.PathLike[str]) -> Path:
 def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(p.name not in ("tables", "weights", "tmp", "artifacts") for p in folder.iterdir()):
+        own = ("FORMAT", "tables", "weights", "tmp", "artifacts")
+        if any(p.name not in own and p.suffix != ".tmp" for p in folder.iterdir()):
             raise CatalogError(f"{folder} is not empty and not a catalog. Choose another folder.")
         for name in ("weights/population", "weights/tensors", "artifacts", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         Tables.create(folder)
         # FORMAT comes last: a folder without it is not a catalog, so a creation that was cut off is begun again.
-        if not (folder / "FORMAT").exists():
-            write_durably(folder / "FORMAT", json.dumps({"format": FORMAT}).encode() + b"\n")
+        # Another process may be creating it at the same moment: the first to name a file wins, both write the same.
+        publish_new(folder, "FORMAT", json.dumps({"format": FORMAT}).encode() + b"\n")
         fsync_dir(folder)
-    except FileExistsError:
-        pass  # another process created it at the same moment
     except OSError as exc:
         raise CatalogError(
             f"{folder}: a catalog cannot be created there ({exc.strerror})."
@@ -363,8 +365,8 @@ class Catalog:
         described, layers = self.recogniser.describe(header, batch.family or None)
         if not batch.family and described.get("adapter"):
             batch = _with_family(batch, described)
-        base = self.snapshot()
         with lease(self.path) as folder:
+            base = self.snapshot()
             draft = population_draft(folder, self.path, base, batch, layers, zoo, self._properties)
             if draft.rows:
                 rows = len(draft.rows.get("checkpoints", []))
@@ -408,8 +410,8 @@ class Catalog:
     ) -> Draft:
         """Store one open checkpoint in one durable commit; gives the draft that was committed."""
         described, layers = self.recogniser.describe(checkpoint.header)
-        base = self.snapshot()
         with lease(self.path) as folder:
+            base = self.snapshot()
             draft, replaces = checkpoint_draft(
                 folder,
                 self.path,
@@ -423,10 +425,13 @@ class Catalog:
                 progress=progress,
                 properties=self._properties,
             )
-            if draft.rows:
-                self._tables.commit(
-                    f"ingest {checkpoint.info.source}", draft.tables(), base=base, replaces=replaces
-                )
+            message = f"ingest {checkpoint.info.source}"
+            while draft.rows:
+                try:
+                    self._tables.commit(message, draft.tables(), base=base, replaces=replaces)
+                    break
+                except ConflictError:
+                    follow_moved(draft, self.snapshot(), self._tensor_index)
         return draft
 
     def commit(
@@ -446,7 +451,7 @@ class Catalog:
 
     def check(self, *, deep: bool = False) -> list[Problem]:
         """What is wrong with the catalog; with `deep` every stored byte is read and compared with its hash."""
-        return check(self.snapshot(), deep=deep)
+        return check(self._tables, deep=deep)
 
     def gc(self, *, grace_seconds: float = 3600.0, dry_run: bool = False) -> list[Removed]:
         """Remove files that no commit names and that no living writer is making."""

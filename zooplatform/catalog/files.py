@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 __all__ = [
     "fsync_dir",
     "fsync_file",
     "new_id",
+    "offered",
     "publish",
     "publish_new",
     "reached",
+    "touch",
     "write_durably",
 ]
 
@@ -67,19 +70,38 @@ def publish(temporary: Path, final: Path) -> None:
         fsync_dir(folder.parent)
 
 
-def publish_new(folder: Path, name: str, data: bytes) -> bool:
-    """Create `folder/name` with exactly `data`, all or nothing; False when the name is taken.
+@contextmanager
+def offered(folder: Path, data: bytes) -> Iterator[Callable[[str], bool]]:
+    """Gives `take(name)`: create `folder/name` with exactly `data`, all or nothing; False when the name is taken.
 
-    A hard link, because unlike a rename it never replaces what another writer put there.
+    A hard link, because unlike a rename it never replaces what another writer put there. The data are written once,
+    however many names are tried.
     """
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
-    try:
-        write_durably(temporary, data)
+
+    def take(name: str) -> bool:
         try:
             os.link(temporary, folder / name)
         except FileExistsError:
             return False
+        return True
+
+    try:
+        write_durably(temporary, data)
+        yield take
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # what stays behind, `zoo gc` removes
             temporary.unlink()
-    return True
+
+
+def publish_new(folder: Path, name: str, data: bytes) -> bool:
+    """Create `folder/name` with exactly `data`, all or nothing; False when the name is taken."""
+    with offered(folder, data) as take:
+        return take(name)
+
+
+def touch(paths: Iterable[Path]) -> None:
+    """Make files young, so that `zoo gc` spares them for its whole grace period from now on."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.utime(path)

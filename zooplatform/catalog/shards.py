@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from zooplatform.catalog.files import fsync_dir, publish, reached
+from zooplatform.catalog.files import publish, reached
 from zooplatform.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -354,9 +354,3 @@ def tensor_batches(path: Path) -> Iterator[pa.RecordBatch]:
         file = pa.ipc.open_file(mapped)
         for index in range(file.num_record_batches):
             yield file.get_batch(index)
-
-
-def remove_orphan(path: Path) -> None:
-    """Delete a weight file that no commit names."""
-    path.unlink(missing_ok=True)
-    fsync_dir(path.parent)

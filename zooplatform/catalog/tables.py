@@ -9,6 +9,7 @@ The tests read every table back through `deltalake`.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
-from zooplatform.catalog.files import fsync_dir, fsync_file, new_id, publish_new
+from zooplatform.catalog.files import fsync_dir, fsync_file, new_id, offered, publish_new, reached
 from zooplatform.errors import CatalogError, IntegrityError
 
 if TYPE_CHECKING:
@@ -28,22 +30,29 @@ if TYPE_CHECKING:
 
 __all__ = ["DeltaTable", "PendingFile", "TableFile"]
 
+log = logging.getLogger(__name__)
+
 _ENTRY = re.compile(r"^(\d{20})\.json$")
 _CHECKPOINT_EVERY = 100
+# Tags of the add actions; other engines pass over them.
+_COMPLETE_AT = "zooplatform.complete_at"
+_CHECKSUM = "zooplatform.xxh3"
 
 
 class TableFile(NamedTuple):
     """A live Parquet file.
 
-    `commit_id` is set when all its rows have that one commit; `committed` when compaction made the file out of
-    committed rows only.
+    `commit_id` is set when all its rows have that one commit. `complete_at` is set when compaction made the file out of
+    committed rows only: the version of `commits` at which they all were. `checksum` is the xxh3-128 of the file, None
+    when another engine wrote it.
     """
 
     path: str
     size_bytes: int
     num_rows: int
     commit_id: str | None
-    committed: bool
+    complete_at: int | None
+    checksum: str | None
 
 
 class PendingFile(NamedTuple):
@@ -87,7 +96,7 @@ class DeltaTable:
                 }
             },
         ]
-        publish_new(table.log, f"{0:020d}.json", _lines(actions))
+        publish_new(table.log, _entry_name(0), _lines(actions))
         fsync_dir(table.log)
         fsync_dir(path)
         fsync_dir(path.parent)
@@ -104,7 +113,7 @@ class DeltaTable:
                 f"Table {self.name!r} has no log at {self.log}. The catalog is damaged: restore the folder from a copy."
             ) from exc
         versions = sorted(int(m.group(1)) for m in map(_ENTRY.match, names) if m)
-        if self._state.version < 0 and (self.log / "_last_checkpoint").exists():
+        if self._state.version < 0:
             self._load_checkpoint()
         for version in versions:
             if version <= self._state.version:
@@ -122,6 +131,11 @@ class DeltaTable:
             )
         return self._state.version
 
+    def reread(self) -> int:
+        """Forget what was read and read the log from its checkpoint on; returns the version of the table."""
+        self._state = _State()
+        return self.refresh()
+
     def files(self) -> tuple[TableFile, ...]:
         """Live files as of the last refresh, oldest first."""
         return tuple(self._state.files.values())
@@ -134,7 +148,7 @@ class DeltaTable:
         return str(self.path / file.path)
 
     def _entry(self, version: int) -> list[dict[str, Any]]:
-        path = self.log / f"{version:020d}.json"
+        path = self.log / _entry_name(version)
         try:
             return [
                 json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line
@@ -154,33 +168,46 @@ class DeltaTable:
                 self._state.files[added.path] = added
 
     def _load_checkpoint(self) -> None:
-        """Start from the newest checkpoint of the log, which `write_checkpoint` or another engine wrote."""
-        last = json.loads((self.log / "_last_checkpoint").read_text(encoding="utf-8"))
-        version = int(last["version"])
-        parts = sorted(self.log.glob(f"{version:020d}.checkpoint*.parquet"))
-        if not parts:
-            raise IntegrityError(
-                f"Checkpoint {version} of table {self.name!r} is missing from {self.log}."
-            )
-        self._state = _State()
-        for part in parts:
-            for added in pq.read_table(part, columns=["add"]).column("add").to_pylist():
-                if added is not None and added.get("path"):
-                    added["tags"] = dict(added.get("tags") or {})
-                    file = _table_file(added)
-                    self._state.files[file.path] = file
-        self._state.version = version
+        """Start from the newest checkpoint of the log, which `write_checkpoint` or another engine wrote.
+
+        Nothing depends on it as long as the log is whole: one that is absent or unreadable is passed over.
+        """
+        state = _State()
+        try:
+            last = json.loads((self.log / "_last_checkpoint").read_text(encoding="utf-8"))
+            version = int(last["version"])
+            parts = sorted(self.log.glob(f"{version:020d}.checkpoint*.parquet"))
+            for part in parts:
+                for added in pq.read_table(part, columns=["add"]).column("add").to_pylist():
+                    if added is not None and added.get("path"):
+                        added["tags"] = dict(added.get("tags") or {})
+                        file = _table_file(added)
+                        state.files[file.path] = file
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if len(parts) == int(last.get("parts") or 1):
+            state.version = version
+            self._state = state
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def stage(self, rows: pa.Table, *, committed: bool = False) -> PendingFile:
-        """Write rows to a Parquet file that no log entry names yet; `sync` and `append` make them part of the table."""
+    def stage(self, rows: pa.Table, *, complete_at: int | None = None) -> PendingFile:
+        """Write rows to a Parquet file that no log entry names yet; `sync` and `append` make them part of the table.
+
+        Args:
+            rows: at least one.
+            complete_at: for compaction, see `TableFile`.
+        """
         path = self.path / f"{new_id()}.parquet"
-        pq.write_table(rows, path, compression="zstd", row_group_size=262_144)
-        ids = rows.column("commit_id")
-        low, high = (min(ids[0].as_py(), ids[-1].as_py()), max(ids[0].as_py(), ids[-1].as_py()))
-        if committed:
-            bounds = pc.min_max(ids).as_py()
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd", row_group_size=262_144)
+        data = memoryview(sink.getvalue())
+        tags = {_CHECKSUM: xxhash.xxh3_128_hexdigest(data)}
+        if complete_at is None:
+            low = high = rows.column("commit_id")[0].as_py()
+        else:
+            tags[_COMPLETE_AT] = str(complete_at)
+            bounds = pc.min_max(rows.column("commit_id")).as_py()
             low, high = bounds["min"], bounds["max"]
         stats = {
             "numRecords": rows.num_rows,
@@ -188,14 +215,20 @@ class DeltaTable:
             "maxValues": {"commit_id": high},
             "nullCount": {"commit_id": 0},
         }
+        try:
+            with path.open("xb") as handle:
+                handle.write(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         action = {
             "path": quote(path.name),
             "partitionValues": {},
-            "size": path.stat().st_size,
+            "size": len(data),
             "modificationTime": _now_ms(),
-            "dataChange": not committed,
+            "dataChange": complete_at is None,
             "stats": json.dumps(stats),
-            "tags": {"zooplatform.committed": "true"} if committed else {},
+            "tags": tags,
         }
         return PendingFile(path, action)
 
@@ -205,10 +238,12 @@ class DeltaTable:
         fsync_dir(self.path)
 
     def append(self, pending: Sequence[PendingFile], *, remove: Sequence[TableFile] = ()) -> int:
-        """Add staged files (and drop compacted ones) as the next version; returns it. Appends never conflict.
+        """Add staged files and drop others as the next version; returns it. Appends alone never conflict.
+
+        With neither, the version is one in which nothing changes: it tells readers to look again.
 
         Raises:
-            CatalogError: a file to remove was removed by another compaction meanwhile.
+            CatalogError: a file to remove was removed by another process meanwhile.
         """
         actions: list[dict[str, Any]] = [
             {"commitInfo": {"timestamp": _now_ms(), "operation": "OPTIMIZE" if remove else "WRITE"}}
@@ -218,22 +253,20 @@ class DeltaTable:
             for f in remove
         ]
         actions += [{"add": p.action} for p in pending]
-        data = _lines(actions)
         if self._state.version < 0:
             self.refresh()
         version = self._state.version + 1
-        while not publish_new(self.log, f"{version:020d}.json", data):
-            if remove:
-                self.refresh()
-                live = {f.path for f in self.files()}
-                if not live.issuperset(f.path for f in remove):
-                    raise CatalogError(
-                        f"Table {self.name!r} was compacted by another process meanwhile; nothing is lost."
-                    )
-            version += 1
-        fsync_dir(self.log)
-        if version % _CHECKPOINT_EVERY == 0:
-            self.write_checkpoint()
+        with offered(self.log, _lines(actions)) as take:
+            while not take(_entry_name(version)):
+                if remove:
+                    self.refresh()
+                    live = {f.path for f in self.files()}
+                    if not live.issuperset(f.path for f in remove):
+                        raise CatalogError(
+                            f"Table {self.name!r} was compacted by another process meanwhile; nothing is lost."
+                        )
+                version += 1
+        self._published(version)
         return version
 
     def append_at(self, pending: PendingFile, version: int) -> bool:
@@ -242,18 +275,29 @@ class DeltaTable:
             {"commitInfo": {"timestamp": _now_ms(), "operation": "WRITE"}},
             {"add": pending.action},
         ]
-        if not publish_new(self.log, f"{version:020d}.json", _lines(actions)):
+        if not publish_new(self.log, _entry_name(version), _lines(actions)):
             return False
+        self._published(version)
+        return True
+
+    def _published(self, version: int) -> None:
+        reached(f"published-{self.name}")
         fsync_dir(self.log)
         if version % _CHECKPOINT_EVERY == 0:
             self.write_checkpoint()
-        return True
 
     def write_checkpoint(self) -> None:
-        """Summarise the log, so that opening reads one file instead of every entry."""
-        import deltalake
+        """Summarise the log, so that opening reads one file instead of every entry.
 
-        deltalake.DeltaTable(str(self.path)).create_checkpoint()
+        A convenience only, so a failure (a full disk) must not fail the commit that is already there.
+        """
+        import deltalake
+        from deltalake.exceptions import DeltaError
+
+        try:
+            deltalake.DeltaTable(str(self.path)).create_checkpoint()
+        except (OSError, DeltaError) as exc:
+            log.warning("%s: the log could not be summarised (%s); nothing is lost.", self.log, exc)
 
 
 def _table_file(add: dict[str, Any]) -> TableFile:
@@ -266,8 +310,13 @@ def _table_file(add: dict[str, Any]) -> TableFile:
         int(add["size"]),
         int(stats.get("numRecords", -1)),
         low if low is not None and low == high else None,
-        tags.get("zooplatform.committed") == "true",
+        int(tags[_COMPLETE_AT]) if _COMPLETE_AT in tags else None,
+        tags.get(_CHECKSUM),
     )
+
+
+def _entry_name(version: int) -> str:
+    return f"{version:020d}.json"
 
 
 def _now_ms() -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from zooplatform.interfaces import Checkpoint, LayerSpec, Progress, StateDict, TensorSpec
     from zooplatform.properties import Properties
 
-__all__ = ["Location", "TensorIndex", "checkpoint_draft"]
+__all__ = ["Location", "TensorIndex", "checkpoint_draft", "follow_moved"]
 
 
 class Location(NamedTuple):
@@ -177,7 +177,7 @@ def checkpoint_draft(
     """
     header, info = checkpoint.header, checkpoint.info
     vector = VectorLayout(header.tensors, layers)
-    model = model_id(info)
+    model = model_id(info.key, info.revision)
     ckpt = checkpoint_id(model, checkpoint.step, checkpoint.epoch)
     draft = Draft(checkpoint_ids=[ckpt], model_ids=[model])
     state = _state(snapshot, ckpt)
@@ -229,6 +229,21 @@ def checkpoint_draft(
         for edge in info.lineage:
             add_edge(draft, model, edge.parent, edge.relation, edge.detail)
     return draft, replaces
+
+
+def follow_moved(draft: Draft, snapshot: Snapshot, index: TensorIndex) -> None:
+    """Point a draft at where tensors are now that it found stored and that were moved since."""
+    live = set(snapshot.shards("tensors").column("shard_id").to_pylist())
+    live.update(row["shard_id"] for row in draft.rows.get("shards", []))
+    places = index.refresh(snapshot)
+    for row in draft.rows["tensors"]:
+        if row["shard_id"] is not None and row["shard_id"] not in live:
+            place = places[row["tensor_hash"]]
+            row |= {
+                "shard_id": place.shard_id,
+                "shard_row": place.row,
+                "shard_offset": place.offset,
+            }
 
 
 def _state(snapshot: Snapshot, ckpt: str) -> str | None:

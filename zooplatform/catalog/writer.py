@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,14 +21,14 @@ from zooplatform.errors import SchemaError
 from zooplatform.layout import VectorLayout, architecture_id, checkpoint_id, model_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from zooplatform.catalog.commits import Snapshot
     from zooplatform.interfaces import LayerSpec, MetricRecord, ModelInfo, PopulationBatch
     from zooplatform.properties import Properties
 
-__all__ = ["Draft", "ZooRecord", "check_batch", "lease", "population_draft"]
+__all__ = ["Draft", "ZooRecord", "check_batch", "population_draft"]
 
 STATS = ("mean", "std", "min", "max", "l1", "l2", "q05", "q25", "q50", "q75", "q95")
 COUNTS = ("num_zero", "num_nan", "num_inf")
@@ -67,25 +64,6 @@ class Draft:
             for name, rows in self.rows.items()
             if rows
         }
-
-
-@contextmanager
-def lease(catalog: Path) -> Iterator[Path]:
-    """A private folder under `tmp/` for files in the making.
-
-    The lock on it tells `zoo gc` that its writer lives: what a living writer made is never an orphan.
-    """
-    folder = catalog / "tmp" / new_id()
-    folder.mkdir(parents=True)
-    handle = os.open(folder / "lease", os.O_CREAT | os.O_RDWR)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield folder
-    finally:
-        for left in folder.iterdir():
-            left.unlink()
-        folder.rmdir()
-        os.close(handle)
 
 
 def existing(snapshot: Snapshot, table: str, column: str, values: Sequence[str]) -> set[str]:
@@ -226,7 +204,7 @@ def population_draft(
     """
     vector = VectorLayout(batch.layout, layers)
     draft = Draft()
-    models = [model_id(r.model) for r in batch.rows]
+    models = [model_id(r.model.key, r.model.revision) for r in batch.rows]
     ids = [checkpoint_id(m, r.step, r.epoch) for m, r in zip(models, batch.rows, strict=True)]
     if len(set(ids)) != len(ids):
         twice = next(i for i, c in enumerate(ids) if c in ids[:i])
