@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zooplatform.growing.stacked import Drop, GroupedNetwork
 
@@ -126,15 +127,17 @@ class VmapEngine:
         counters: Counters,
     ) -> None:
         self._module.train()
-        gradients = self._gradient(
-            self._named(weights), torch.unflatten(x, 2, self._shape), y, share
-        )
+        images = torch.unflatten(x, 2, self._shape)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no batching rule
+            gradients = self._gradient(self._named(weights), images, y, share)
         for slot in self._plan.parameters:
             slot.rows(into).copy_(gradients[slot.name])
 
     def logits(self, weights: Tensor, x: Tensor, counters: Counters) -> Tensor:
         self._module.eval()
-        logits: Tensor = self._forward(self._named(weights), torch.unflatten(x, 2, self._shape))
+        images = torch.unflatten(x, 2, self._shape)
+        with sdpa_kernel(SDPBackend.MATH):
+            logits: Tensor = self._forward(self._named(weights), images)
         return logits
 
 
