@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from zooplatform.catalog.writer import Draft, ZooRecord
 from zooplatform.errors import SourceError, ZooError
+from zooplatform.layout import model_id
 
 if TYPE_CHECKING:
     from zooplatform.catalog import Catalog
@@ -143,6 +144,11 @@ def _checkpoints(
     errors: list[ZooError] = []
     refs = list(source.list(rest, revision=revision))
     for found in refs:
+        known = None if header_only else _stored(catalog, found)
+        if known is not None:
+            state.add(known)
+            state.skipped.append((found.ref, "already in the catalog"))
+            continue
         try:
             draft = _one(
                 catalog, source, found, record, state, header_only=header_only, progress=progress
@@ -159,6 +165,23 @@ def _checkpoints(
     if errors and len(refs) == 1:
         raise errors[0]
     return state.report()
+
+
+def _stored(catalog: Catalog, found: ModelRef) -> Draft | None:
+    """What the catalog holds of a reference whose key and revision say what it is, so that it need not be opened."""
+    if not found.key or not found.revision:
+        return None
+    model = model_id(found.key, found.revision)
+    columns = ["model_id", "checkpoint_id", "state"]
+    rows = catalog.snapshot().table("checkpoints", columns, keep=True)
+    rows = rows.filter(pc.equal(rows.column("model_id"), model))
+    if not rows.num_rows or set(rows.column("state").to_pylist()) != {"stored"}:
+        return None
+    return Draft(
+        checkpoint_ids=rows.column("checkpoint_id").to_pylist(),
+        model_ids=[model],
+        known=rows.num_rows,
+    )
 
 
 def _one(

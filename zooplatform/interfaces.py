@@ -188,11 +188,16 @@ class CheckpointHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
-    """One openable thing of a source: canonical `ref` (with its scheme) and resolved `revision`."""
+    """One openable thing of a source: canonical `ref` (with its scheme) and resolved `revision`.
+
+    `key` is the `ModelInfo.key` of what it opens, where that is known before; what is stored already is then not
+    opened.
+    """
 
     ref: str
     name: str
     revision: str = ""
+    key: str = ""
 
 
 @runtime_checkable

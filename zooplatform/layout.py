@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from zooplatform.dtypes import is_floating
-from zooplatform.interfaces import LayerSpec, Layout, ModelInfo, TensorSpec
+from zooplatform.interfaces import LayerSpec, Layout, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,9 +43,9 @@ def architecture_id(layout: Layout) -> str:
     return _digest(*(f"{t.name}\0{t.dtype}\0{','.join(map(str, t.shape))}" for t in layout))
 
 
-def model_id(info: ModelInfo) -> str:
+def model_id(key: str, revision: str) -> str:
     """Hash of the key within the source and the revision."""
-    return _digest("model", info.key, info.revision)
+    return _digest("model", key, revision)
 
 
 def checkpoint_id(model: str, step: int | None, epoch: float | None) -> str:

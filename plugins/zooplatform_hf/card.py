@@ -30,6 +30,11 @@ class Card:
     notes: tuple[str, ...]
 
 
+def model_key(repository: str, path: str) -> str:
+    """What identifies a checkpoint of the Hub, but for the revision; `path` is empty for a repository's only one."""
+    return f"{SCHEME}:{repository}/{path}" if path else f"{SCHEME}:{repository}"
+
+
 def read_card(repository: Repository, path: str) -> Card:
     """The metadata of a repository for its checkpoint at `path` (empty: the one that it implies)."""
     hub = repository.info
@@ -54,7 +59,7 @@ def read_card(repository: Repository, path: str) -> Card:
     }
     place = f"/{path}" if path else ""
     info = ModelInfo(
-        key=f"{SCHEME}:{repository.id}{place}",
+        key=model_key(repository.id, path),
         name=repository.id + place,
         source=f"{SCHEME}:{repository.id}",
         revision=repository.sha,

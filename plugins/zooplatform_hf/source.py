@@ -11,7 +11,7 @@ from zooplatform.formats import FileCheckpoint, open_reader
 from zooplatform.formats.limits import load_json
 from zooplatform.formats.sharded import parse_index
 from zooplatform.interfaces import ModelRef
-from zooplatform_hf.card import read_card
+from zooplatform_hf.card import model_key, read_card
 from zooplatform_hf.client import HubClient
 from zooplatform_hf.headers import HeaderReader
 from zooplatform_hf.reference import SCHEME, HubReference
@@ -73,7 +73,8 @@ class HubSource:
             exact = HubReference(repository.id, repository.sha, path)
             self._described = (exact, repository)
             name = repository.id + (f"/{path}" if path else "")
-            yield ModelRef(ref=str(exact), name=name, revision=repository.sha)
+            key = model_key(repository.id, path)
+            yield ModelRef(ref=str(exact), name=name, revision=repository.sha, key=key)
 
     def open(
         self, ref: ModelRef, *, header_only: bool = False, progress: Progress | None = None

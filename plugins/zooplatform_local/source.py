@@ -86,7 +86,7 @@ class LocalSource:
                     f"Its revision is {found}, not {revision}.",
                     "Leave --revision away to take what is there.",
                 )
-            yield ModelRef(ref=f"{SCHEME}:{path}", name=_name(path), revision=found)
+            yield ModelRef(ref=f"{SCHEME}:{path}", name=_name(path), revision=found, key=path.name)
 
     def open(
         self, ref: ModelRef, *, header_only: bool = False, progress: Progress | None = None

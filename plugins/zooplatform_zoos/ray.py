@@ -149,7 +149,8 @@ def _models(
                 reports.note(f"{name}: its pre-trained network {given} is not in this zoo")
                 known = f"ray-zoo:{given}"
             else:
-                known = model_id(info(parent, above | {name}))
+                found = info(parent, above | {name})
+                known = model_id(found.key, found.revision)
             number = re.findall(r"checkpoint_(\d+)", given)
             detail: dict[str, Any] = {"path": given}
             if number:

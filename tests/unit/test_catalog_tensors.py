@@ -197,3 +197,17 @@ def test_a_header_is_filled_in_by_a_later_ingest(catalog: Catalog, tmp_path: Pat
     assert catalog.compact()
     assert catalog.sql("select state from checkpoints").column("state").to_pylist() == ["stored"]
     assert catalog.state_dict(checkpoint, verify=True)["w"].shape == (10, 3)
+
+
+def test_what_is_known_by_its_revision_is_not_opened_again(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"w": torch.randn(10, 3)}, tmp_path / "a.safetensors")
+    catalog.ingest(tmp_path / "a.safetensors", header_only=True)
+    first = catalog.ingest(tmp_path / "a.safetensors")
+    opened = []
+    monkeypatch.setattr(type(catalog), "write_checkpoint", lambda *_, **__: opened.append(1))
+    again = catalog.ingest(tmp_path / "a.safetensors")
+    assert not opened
+    assert again.checkpoint_ids == first.checkpoint_ids
+    assert again.skipped == ((f"local:{tmp_path / 'a.safetensors'}", "already in the catalog"),)

@@ -248,7 +248,7 @@ def test_fine_tuned_models_know_their_parent(
     found = read(root, rows)
     parent = found.record("pretraining/base_b", 0).model
     (edge,) = found.record("finetuning/base_b/model_1", 2).model.lineage
-    assert (edge.parent, edge.relation) == (model_id(parent), "finetuned_from")
+    assert (edge.parent, edge.relation) == (model_id(parent.key, parent.revision), "finetuned_from")
     assert edge.detail["checkpoint"] == 2
     (outside,) = found.record("finetuning/base_b/model_2", 0).model.lineage
     assert outside.parent == "ray-zoo:/x/other"
