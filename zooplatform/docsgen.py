@@ -169,7 +169,34 @@ def _cli() -> str:
     return cli_markdown()
 
 
-PAGES: dict[str, Callable[[], str]] = {"hooks.md": hooks_markdown, "cli.md": _cli}
+def _tables() -> str:
+    """The page about tables, from their definitions."""
+    from zooplatform.schema import table_names, table_schema
+
+    parts = [
+        "# Tables\n",
+        "Delta tables under `tables/`, one JSON file each in `schemas/`. Of rows with one key, the row of the latest "
+        "commit counts. Times are UTC.\n",
+    ]
+    for name in table_names():
+        schema = table_schema(name)
+        key = ", ".join(f"`{column}`" for column in schema.key)
+        parts.append(f"## {name}\n\n{schema.description} Key: {key}.\n")
+        parts.append("| column | type | may be empty | meaning |\n| --- | --- | --- | --- |")
+        for column in schema.columns:
+            unit = f" Unit: {column.unit}." if column.unit and column.unit != "UTC" else ""
+            empty = "yes" if column.nullable else "no"
+            type_ = str(column.type).replace("element: ", "").replace(" not null", "")
+            parts.append(f"| `{column.name}` | `{type_}` | {empty} | {column.description}{unit} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "hooks.md": hooks_markdown,
+    "cli.md": _cli,
+    "tables.md": _tables,
+}
 
 
 def stale_pages(folder: Path) -> list[str]:
