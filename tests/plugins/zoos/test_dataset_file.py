@@ -226,6 +226,20 @@ HOSTILE = {
 }
 
 
+# What each is refused for; other guards would stop some of them too.
+REASONS = {
+    "extension": "extension registry",
+    "memo": "memo number",
+    "long-string": "not a readable torch file",
+    "call-result": "not callable",
+    "patch-function": "AttributeError",
+    "tensor-out-of-range": "more elements than its storage",
+    "deep-key": "nested more than",
+    "deep-memo": "nested more than",
+    "empty": "not a readable torch file",
+}
+
+
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
 def test_hostile_pickles(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "dataset.pt"
@@ -233,6 +247,7 @@ def test_hostile_pickles(tmp_path: Path, kind: str) -> None:
     with pytest.raises(SourceError) as caught:
         list(ModelDataset().batches(str(path)))
     assert str(path) in str(caught.value)
+    assert REASONS[kind] in str(caught.value)
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])

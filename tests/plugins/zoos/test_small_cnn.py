@@ -57,7 +57,7 @@ def write_layout(path: Path, net: nn.Sequential) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four runs of two steps; activations alternate; one row holds NaN, one infinity."""
+    """Four runs of two steps, the later first; activations alternate; one row holds NaN, one infinity."""
     root = tmp_path / "tiny"
     root.mkdir()
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
         for row in range(8):
             act = ["relu", "tanh"][row // 2 % 2]
             loss = ["", "nan", "2.5"][row % 3]
-            line = [row, act, "mnist", 42, 1e-06, f"run_{row // 2}", row % 2 * 80, 0.25, loss]
+            line = [row, act, "mnist", 42, 1e-06, f"run_{row // 2}", 80 - row % 2 * 80, 0.25, loss]
             writer.writerow(line)
     return root
 
@@ -82,7 +82,7 @@ def test_weights_have_torch_order(folder: Path, rows: Any) -> None:
     assert len(found) == 8
     stored = np.load(folder / "weights.npy")
     for (name, step), (batch, at, record) in found.rows.items():
-        row = int(name.removeprefix("run_")) * 2 + step // 80
+        row = int(name.removeprefix("run_")) * 2 + (step == 0)
         rebuilt = network()
         state = found.state(name, step)
         assert [spec.shape for spec in batch.layout] == [p.shape for p in rebuilt.parameters()]
@@ -105,9 +105,9 @@ def test_metrics_and_hyperparameters(folder: Path, rows: Any) -> None:
     assert info.seed == 42
     assert info.revision == SmallCnnZoo().describe(str(folder))["revision"]
     # Row 0 has no loss, row 1 diverged, row 2 has one.
-    assert "test_loss" not in found.metrics("run_0", 0)
-    assert np.isnan(found.metrics("run_0", 80)["test_loss"])
-    assert found.metrics("run_1", 0)["test_loss"] == 2.5
+    assert "test_loss" not in found.metrics("run_0", 80)
+    assert np.isnan(found.metrics("run_0", 0)["test_loss"])
+    assert found.metrics("run_1", 80)["test_loss"] == 2.5
     metric = next(m for m in found.record("run_0", 0).metrics if m.name == "test_accuracy")
     assert (metric.dataset, metric.split, metric.origin) == ("mnist", "test", "reported")
 
@@ -120,7 +120,7 @@ def test_nan_rows_are_flagged_and_kept(folder: Path, rows: Any) -> None:
         for name in ("has_nan", "has_inf")
         if any(m.name == name and m.value == 1 for m in record.metrics)
     }
-    assert flagged == {("run_1", 0): "has_nan", ("run_2", 80): "has_inf"}
+    assert flagged == {("run_1", 80): "has_nan", ("run_2", 0): "has_inf"}
 
 
 def test_resume_skips_what_is_done(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_rows_that_cannot_be_named_are_reported(folder: Path) -> None:
     assert sum(len(batch.rows) for batch in batches) == 6
     assert sorted(text for text in failed.values()) == [
         "modeldir or step is empty",
-        "run_0 step 0 is in row 0 already",
+        "run_0 step 0 is in row 1 already",
     ]
 
 
