@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import deltalake
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -180,12 +181,11 @@ def test_rows_of_unknown_commits_are_not_seen(catalog: Catalog) -> None:
     zoos.append([zoos.stage(lost)])
     other = open_catalog(catalog.path, registry=catalog.registry)
     assert other.sql("SELECT zoo_id FROM zoos")["zoo_id"].to_pylist() == ["first"]
-    again = rows.set_column(1, "zoo_id", pa.array(["again"]))
-    zoos.append([zoos.stage(pa.concat_tables([again, lost.cast(again.schema)]))])
+    # Another engine knows nothing of commits and merges all files into one.
+    deltalake.DeltaTable(str(catalog.path / "tables" / "zoos")).optimize.compact()
     other = open_catalog(catalog.path, registry=catalog.registry)
     assert other.snapshot().files("zoos").mixed
-    found = other.sql("SELECT zoo_id FROM zoos ORDER BY zoo_id")["zoo_id"].to_pylist()
-    assert found == ["again", "first"]
+    assert other.sql("SELECT zoo_id FROM zoos")["zoo_id"].to_pylist() == ["first"]
     other.close()
 
 

@@ -33,7 +33,7 @@ from zooplatform.schema import table_names, table_schema
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from zooplatform.catalog.commits import Snapshot
+    from zooplatform.catalog.snapshot import Snapshot
     from zooplatform.interfaces import SqlFunction, SqlView
     from zooplatform.registry import Registry
 

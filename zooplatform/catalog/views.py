@@ -9,7 +9,7 @@ from zooplatform.schema import table_schema
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from zooplatform.catalog.commits import TableFiles
+    from zooplatform.catalog.snapshot import TableFiles
 
 __all__ = [
     "CORE_VIEWS",

@@ -30,7 +30,7 @@ from zooplatform.errors import IntegrityError, ZooError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from zooplatform.catalog.commits import Snapshot
+    from zooplatform.catalog.snapshot import Snapshot
 
 __all__ = ["PIECE_VALUES", "WEIGHT_VIEWS", "Weights", "decode_float32"]
 
