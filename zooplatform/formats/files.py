@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileStamp", "OpenFile", "allowed_root", "inside", "sha256_file", "sha256_of_set"]
 
-_HASH_BLOCK = 4 << 20
+_HASH_BLOCK = 1 << 19  # stays in the cache between the read and the hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,8 +104,8 @@ class NumpyReader(ReaderBase):
                         break
                     data[done : done + len(part)] = part
                     done += len(part)
-                # Reading on to the end makes zipfile compare the checksum.
-                if done < len(data) or member.read(1):
+                # With the last byte zipfile has compared the checksum.
+                if done < len(data):
                     raise self._refused(
                         array.spec.name, "does not have the length that its header states", _AGAIN
                     )
