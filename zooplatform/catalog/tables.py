@@ -200,7 +200,7 @@ class DeltaTable:
         """
         path = self.path / f"{new_id()}.parquet"
         sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, compression="zstd", row_group_size=262_144)
+        pq.write_table(rows, sink, compression="lz4", row_group_size=262_144)
         data = memoryview(sink.getvalue())
         tags = {_CHECKSUM: xxhash.xxh3_128_hexdigest(data)}
         if complete_at is None:
