@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from zooplatform.catalog import Catalog
     from zooplatform.interfaces import PopulationBatch
 
+
+def _asks_for_more(name: str) -> bool:
+    """Whether a variable is the tests' own: how long to fuzz, how often to kill."""
+    return "FUZZ" in name or name == "ZOO_KILLS"
+
+
 # Libraries read these when they are imported, so they are set before any test module is.
 _CACHE = Path(tempfile.mkdtemp(prefix="zoo-tests-"))
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
@@ -36,7 +42,7 @@ os.environ.update(
     NO_COLOR="1",
     COLUMNS="120",
 )
-for _name in [name for name in os.environ if name.startswith("ZOO_") and "FUZZ" not in name]:
+for _name in [name for name in os.environ if name.startswith("ZOO_") and not _asks_for_more(name)]:
     del os.environ[_name]
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "FORCE_COLOR"):
     os.environ.pop(_name, None)
