@@ -230,8 +230,10 @@ def _population(
         draft = catalog.write_population(batch, record)
         state.add(draft)
         state.bytes_read += batch.weights.nbytes
-        for model in draft.model_ids:
-            catalog.registry.notify_model_ingested(catalog, model, state.report())
+        if catalog.registry.hears_of_models:
+            report = state.report()
+            for model in draft.model_ids:
+                catalog.registry.notify_model_ingested(catalog, model, report)
     if not state.num_stored and not state.failed:
         state.skipped.append((f"{scheme}:{rest}", "already in the catalog"))
     return state.report()

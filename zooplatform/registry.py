@@ -124,6 +124,11 @@ class Registry:
         """
         return self._properties.create(name)
 
+    @property
+    def hears_of_models(self) -> bool:
+        """Whether any plugin implements `zoo_model_ingested`."""
+        return bool(self._manager.hook.zoo_model_ingested.get_hookimpls())
+
     def notify_model_ingested(self, catalog: Catalog, model_id: str, report: IngestReport) -> None:
         """Tell every plugin of a model; what a plugin raises is logged with its name."""
         plugins = self._manager.get_plugins()
