@@ -143,7 +143,7 @@ class NetworkFactory:
         specs = registry.architectures.specs()
         known = [s for s in specs if s.name == family or _matches(family, s.families)]
         if not known:
-            names = {name for s in specs for name in (s.name, *s.families)}
+            names = {name for s in specs for name in (s.name, *s.families)} - {"*"}
             raise UnknownBackendError("architecture family", family, sorted(names))
         self.adapter = max(known, key=lambda s: (s.name == family, s.specificity)).name
         self._adapter = registry.architectures.create(self.adapter)
@@ -245,7 +245,8 @@ class NetworkFactory:
 
 
 def _matches(family: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(family, pattern) for pattern in patterns)
+    # `*` is the family of adapters that describe any weights and build none.
+    return any(fnmatchcase(family, pattern) for pattern in patterns if pattern != "*")
 
 
 def _mlp(config: dict[str, Any], data: ImageData) -> dict[str, Any]:

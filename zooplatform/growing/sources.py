@@ -113,11 +113,12 @@ def _from_arrays(source: str, name: str, arrays: Mapping[str, Array]) -> RawImag
 def _npz(source: str, rest: str, folder: Path) -> RawImages:
     path = Path(rest).expanduser()
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since np.load leaves a file open that is not a zip.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as exc:
         raise SourceError(source, f"there is no file {path}.", "Check data.source.") from exc
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as exc:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as exc:
         raise SourceError(
             source, f"{path} is not an .npz file of plain arrays: {exc}.", "Write it by np.savez."
         ) from exc
