@@ -211,3 +211,10 @@ def test_what_is_known_by_its_revision_is_not_opened_again(
     assert not opened
     assert again.checkpoint_ids == first.checkpoint_ids
     assert again.skipped == ((f"local:{tmp_path / 'a.safetensors'}", "already in the catalog"),)
+
+
+def test_thousands_of_tensors_need_few_open_files(catalog: Catalog, tmp_path: Path) -> None:
+    state = {f"layer.{i}.weight": torch.full((3,), float(i)) for i in range(3000)}
+    save_file(state, tmp_path / "many.safetensors")
+    got = catalog.state_dict(only(catalog, tmp_path / "many.safetensors"), verify=True)
+    assert all(torch.equal(got[name], state[name]) for name in state)

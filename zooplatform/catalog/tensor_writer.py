@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from zooplatform.catalog.files import new_id
@@ -135,15 +136,13 @@ class _Store:
             rows.column("shard_id").to_pylist(), rows.column("path").to_pylist(), strict=True
         ):
             paths[shard] = self._catalog / path
+        maps: dict[str, npt.NDArray[np.uint8]] = {}
         state: StateDict = {}
         for row in draft.rows["tensors"]:
-            if row["size_bytes"]:
-                span = {"offset": row["shard_offset"], "shape": (row["size_bytes"],)}
-                raw = np.asarray(
-                    np.memmap(paths[row["shard_id"]], mode="c", dtype=np.uint8, **span)
-                )
-            else:
-                raw = np.empty(0, dtype=np.uint8)
+            shard, start = row["shard_id"], row["shard_offset"]
+            if shard not in maps:
+                maps[shard] = np.asarray(np.memmap(paths[shard], mode="c", dtype=np.uint8))
+            raw = maps[shard][start : start + row["size_bytes"]]
             state[row["name"]] = from_buffer(raw, row["dtype"], tuple(row["shape"]))
         return state
 
@@ -331,7 +330,8 @@ def _reading_order(checkpoint: Checkpoint) -> list[TensorSpec]:
     """Tensors in the order of their bytes in the files, so that files are read from front to back."""
     specs = {t.name: t for t in checkpoint.header.tensors}
     listed = [name for f in checkpoint.files for name in f.tensors if name in specs]
-    rest = [name for name in specs if name not in set(listed)]
+    inside = set(listed)
+    rest = [name for name in specs if name not in inside]
     return [specs[name] for name in (*listed, *rest)]
 
 
