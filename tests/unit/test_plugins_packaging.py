@@ -148,7 +148,9 @@ def test_the_contracts_cover_every_plugin(project: dict[str, Any], folders: set[
     assert folders <= set(command_line["forbidden_modules"])
 
 
-PUBLIC = {"catalog", "errors", "formats", "hookspecs", "interfaces", "layout", "testing"}
+PUBLIC = {
+    *("catalog", "datasets", "errors", "formats", "hookspecs", "interfaces", "layout", "testing"),
+}
 
 
 def test_every_module_of_the_core_is_public_or_kept_from_plugins(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from zooplatform.catalog.connection import Engine
     from zooplatform.catalog.population import Population
+    from zooplatform.datasets import Missing, WeightDataset
     from zooplatform.ingest import IngestReport
     from zooplatform.interfaces import Checkpoint, Progress, StateDict
     from zooplatform.registry import Registry
@@ -265,6 +266,37 @@ class Catalog:
         else:
             ids = query
         return self.reader.population(ids, verify=verify)
+
+    def dataset(
+        self,
+        query: str | Sequence[str] | None = None,
+        *,
+        target: str | None = "test_accuracy",
+        split: str | None = None,
+        role: str | None = None,
+        missing: Missing = "error",
+    ) -> WeightDataset:
+        """Checkpoints with a target as a torch Dataset, of any architectures, read from the mapped files.
+
+        The order depends on the content of the networks alone: it is the same on every machine.
+
+        Args:
+            query: SQL that gives a column `checkpoint_id`, a sequence of ids, or None for all members of the split or
+                the whole catalog.
+            target: a column of the query, or of the view `wide`; None for no target.
+            split: name or id of a split; checkpoints that are not in it are left out.
+            role: only this role of the split (`train`, `val`, `test`).
+            missing: what happens to networks whose target is NULL or NaN: `error`, `drop` or `keep`. The dataset's
+                `notes` say how many were left out.
+
+        Raises:
+            CatalogError: nothing is left, weights are not stored, or targets are missing.
+            ConfigError: there is no such target or role.
+            UnknownIdError: there is no such checkpoint or split.
+        """
+        from zooplatform.datasets import build_dataset
+
+        return build_dataset(self, query, target=target, split=split, role=role, missing=missing)
 
     def build(self, checkpoint_id: str) -> nn.Module:
         """The network itself, in evaluation mode, with the weights loaded strictly.
