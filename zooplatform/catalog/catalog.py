@@ -298,29 +298,41 @@ class Catalog:
 
         return build_dataset(self, query, target=target, split=split, role=role, missing=missing)
 
-    def build(self, checkpoint_id: str) -> nn.Module:
+    def build(self, checkpoint_id: str, *, config: Mapping[str, Any] | None = None) -> nn.Module:
         """The network itself, in evaluation mode, with the weights loaded strictly.
+
+        Args:
+            checkpoint_id: the id, or the beginning of one.
+            config: what the network is, where its source did not say: as in a `config.json`, for example
+                `{"architecture": "resnet18"}` for a model of timm.
 
         Raises:
             ArchitectureError: no adapter can build this architecture; the text says what is missing.
         """
         checkpoint = self.resolve("checkpoint", checkpoint_id)
         reader = self.reader
-        description = reader.description(checkpoint)
-        if description.adapter is None:
+        architecture, name, known = reader.description(checkpoint)
+        if config is not None:
+            layout = reader.vector(architecture).layout
+            header = CheckpointHeader(tensors=layout, format="", config=config)
+            described, _ = self.recogniser.describe(header)
+            name, known = described.get("adapter"), described.get("config") or {}
+        if name is None:
             raise ArchitectureError(
                 f"Checkpoint {checkpoint}: no architecture adapter recognised it, so it cannot be built. Its tensors "
                 "are in `Catalog.state_dict`; a plugin with zoo_register_architectures can teach the catalog to build "
                 "it."
             )
-        adapter = self.recogniser.adapter(description.adapter)
-        module = adapter.build(description.config)
+        adapter = self.recogniser.adapter(name)
+        try:
+            module = adapter.build(known)
+        except ArchitectureError as exc:
+            raise ArchitectureError(f"Checkpoint {checkpoint}: {exc}") from exc
         try:
             module.load_state_dict(adapter.to_canonical(reader.state_dict(checkpoint)), strict=True)
         except RuntimeError as exc:
             raise ArchitectureError(
-                f"Checkpoint {checkpoint}: the weights do not fit the network that adapter "
-                f"{description.adapter!r} built: {exc}"
+                f"Checkpoint {checkpoint}: the weights do not fit the network that adapter {name!r} built: {exc}"
             ) from exc
         return module.eval()
 
@@ -438,10 +450,17 @@ class Catalog:
         zoo: ZooRecord | None,
         *,
         header_only: bool = False,
+        described: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Draft:
-        """Store one open checkpoint in one durable commit; gives the draft that was committed."""
-        described, layers = self.recogniser.describe(checkpoint.header)
+        """Store one open checkpoint in one durable commit; gives the draft that was committed.
+
+        `described` is `adapter`, `family`, `name` and `config` of the architecture, where they are known already.
+        """
+        if described is None:
+            described, layers = self.recogniser.describe(checkpoint.header)
+        else:
+            layers = self.recogniser.adapter(described["adapter"]).layers(checkpoint.header)
         with lease(self.path) as folder:
             base = self.snapshot()
             draft, replaces = checkpoint_draft(
