@@ -49,10 +49,8 @@ def assert_no_half_commit(catalog: Catalog) -> set[str]:
     """Every commit has all its rows in every table; returns the names of those that are there."""
     seen = commits(catalog)
     for name, row in seen.items():
-        if row["single"]:
-            expected = (1, 1, TENSORS, 0, 1, TENSORS)
-        else:
-            expected = (ROWS, ROWS, 2 * ROWS, ROWS, 0, None)
+        population_row = (ROWS, ROWS, 2 * ROWS, ROWS, 0, None)
+        expected = (1, 1, TENSORS, 0, 1, TENSORS) if row["single"] else population_row
         assert tuple(row.values()) == expected, f"{name}: {row}"
     return set(seen)
 

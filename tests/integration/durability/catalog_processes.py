@@ -7,8 +7,10 @@ given. Starting a writer so takes milliseconds instead of seconds.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -70,7 +72,7 @@ def population(writer: int, number: int, rows: int = ROWS) -> PopulationBatch:
 
 
 def tensors(writer: int, number: int) -> dict[str, npt.NDArray[np.float32]]:
-    """The single checkpoint that writer `writer` ingests as its `number`-th: one tensor that all share, two of its own."""
+    """The single checkpoint that a writer ingests as its `number`-th: one tensor that all share, two of its own."""
     draw = np.random.default_rng([writer, number, 1])
     return {
         "shared": np.arange(100, dtype=np.float32),
@@ -139,8 +141,6 @@ JOBS: dict[str, Callable[..., None]] = {"write": write, "compact": compact, "col
 
 def mark_steps(hook: Callable[[str], None]) -> None:
     """Call `hook` at every step of the protocol."""
-    import importlib
-
     for name in MARKED:
         module = importlib.import_module(f"{catalog_package.__name__}.{name}")
         assert hasattr(module, "reached")
@@ -173,16 +173,12 @@ def record_steps(path: str) -> None:
 def serve() -> None:
     """Fork a process for every request and answer with its number, or say how one ended."""
     # What a write imports when it needs it; no thread may be started before a fork, so nothing is run.
-    import pandas  # noqa: F401
-    import safetensors.numpy  # noqa: F401
-    import torch
-    import zooplatform_cnn.adapter
-    import zooplatform_generic.adapter
-    import zooplatform_local.source
-    import zooplatform_stats.properties
-    import zooplatform_timm.adapter  # noqa: F401
-
-    torch.set_num_threads(1)
+    for name in (
+        *("pandas", "safetensors.numpy", "torch", "zooplatform_cnn.adapter"),
+        *("zooplatform_generic.adapter", "zooplatform_local.source"),
+        *("zooplatform_stats.properties", "zooplatform_timm.adapter"),
+    ):
+        importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -207,12 +203,13 @@ def _run(request: dict[str, Any]) -> None:
         if "record" in request:
             record_steps(request["record"])
         if "file_limit" in request:
-            import resource
-
-            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY)
+            )
         JOBS[request["job"]](**request["arguments"])
         code = 0
     except BaseException:  # noqa: BLE001 - it is written down, and the process ends
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         Path(request["errors"]).write_text(traceback.format_exc(), encoding="utf-8")
     finally:
         os._exit(code)
