@@ -64,8 +64,39 @@ def test_a_flipped_byte_is_found_by_deep(cli: Cli, path: Path) -> None:
     assert result.exit_code == 1
     problems = json.loads(result.stdout)
     assert problems
-    assert set(problems[0]) == {"kind", "subject", "message"}
+    assert set(problems[0]) == {"kind", "subject", "message", "severity"}
+    assert {problem["severity"] for problem in problems} == {"error"}
     assert any(damaged.stem in problem["subject"] for problem in problems)
+
+
+def count_in_percent(path: Path) -> None:
+    with open_catalog(path) as catalog:
+        rows = catalog.sql(
+            "select * exclude (commit_id) replace (100 * value as value) from metrics "
+            "where name = 'test_accuracy'"
+        )
+        catalog.commit("percent", {"metrics": rows.to_pylist()}, replaces=["metrics"])
+
+
+def test_the_lint_warns_and_fails_only_when_strict(cli: Cli, path: Path) -> None:
+    count_in_percent(path)
+    result = cli("check", "-c", path)
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["warning [percent]"] * 2
+    assert "2 warnings found" in result.stderr
+    assert cli("check", "--strict", "-c", path).exit_code == 1
+    off = cli("check", "--strict", "--no-lint", "-c", path)
+    assert (off.exit_code, off.stdout) == (0, "")
+
+
+def test_findings_as_json_hold_every_object(cli: Cli, path: Path) -> None:
+    count_in_percent(path)
+    result = cli("check", "--json", "-c", path)
+    findings = json.loads(result.stdout)
+    assert [(f["kind"], f["severity"], len(f["ids"])) for f in findings] == [
+        ("percent", "warning", 8)
+    ] * 2
+    assert all(f["declared"] in f["message"] and f["repair"] in f["message"] for f in findings)
 
 
 def orphan(path: Path) -> Path:

@@ -310,3 +310,13 @@ def test_nothing_is_printed_when_a_connection_is_left_open(catalog: Catalog) -> 
         [sys.executable, "-c", code, str(catalog.path)], capture_output=True, text=True, check=True
     )
     assert (done.stdout.strip(), done.stderr) == ("[1]", "")
+
+
+def test_nan_is_found_in_tables(catalog: Catalog) -> None:
+    """Smallest and largest values in the files leave NaN out; skipping by them would lose these rows."""
+    values = (0.25, float("nan"), 0.75)
+    _fill(catalog, {str(v): ({}, (MetricRecord(name="test_loss", value=v),)) for v in values})
+    where = "from metrics where name = 'test_loss' and "
+    assert catalog.sql(f"select count(*) as n {where} isnan(value)").to_pylist() == [{"n": 1}]
+    # NaN is the greatest number in SQL.
+    assert catalog.sql(f"select count(*) as n {where} value > 0.8").to_pylist() == [{"n": 1}]

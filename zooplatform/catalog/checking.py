@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,18 +22,24 @@ if TYPE_CHECKING:
     from zooplatform.catalog.snapshot import Snapshot
     from zooplatform.catalog.tables import TableFile
 
-__all__ = ["Problem", "check"]
+__all__ = ["Problem", "Severity", "check"]
+
+Severity: TypeAlias = Literal["error", "warning", "note"]
 
 _RESTORE = "Restore it from a copy of the catalog."
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong: with what, what it is, what to do."""
+    """Something that is wrong: with what, what it is, what to do.
+
+    `severity` is `error` for what is damaged; the lint, which doubts what is declared, adds `warning` and `note`.
+    """
 
     kind: str
     subject: str
     message: str
+    severity: Severity = "error"
 
 
 def check(tables: Tables, *, deep: bool) -> list[Problem]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,9 @@ from zooplatform.cli._options import catalog_option, dry_run_option, json_option
 from zooplatform.cli._output import out
 from zooplatform.cli._session import open_catalog
 from zooplatform.cli._text import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from zooplatform.catalog.checking import Severity
 
 __all__ = ["check", "compact", "gc"]
 
@@ -21,29 +26,45 @@ __all__ = ["check", "compact", "gc"]
     is_flag=True,
     help="Read every stored byte and compare it with its hash. [default: off]",
 )
+@click.option(
+    "--lint/--no-lint",
+    default=True,
+    help="Also compare what is declared with what the tensors say. [default: on]",
+)
+@click.option("--strict", is_flag=True, help="Fail for warnings of the lint, too. [default: off]")
 @catalog_option
 @json_option
 @note_options
 @click.pass_context
-def check(ctx: click.Context, deep: bool, catalog: str, as_json: bool) -> None:
-    """Check that the catalog is whole.
+def check(
+    ctx: click.Context, deep: bool, lint: bool, strict: bool, catalog: str, as_json: bool
+) -> None:
+    """Check that the catalog is whole and that metadata fits the tensors.
 
-    Every problem is printed with what it concerns; the exit code is then 1.
+    Damage is an error, and the exit code is then 1. Where nothing is damaged, the lint adds warnings
+    (something declared is wrong) and notes (worth knowing); docs/lint.md explains every rule.
 
     \b
     zoo check
-    zoo check --deep --json
+    zoo check --strict
+    zoo check --deep --no-lint --json
     """
     with open_catalog(catalog) as opened:
-        problems = opened.check(deep=deep)
+        problems = opened.check(deep=deep, lint=lint)
     if as_json:
         out.data([asdict(problem) for problem in problems])
     else:
         for problem in problems:
-            out.line(f"{problem.subject}: {problem.message}")
-    found = human_count(len(problems), "problem") if problems else "no problem"
-    out.note(f"{catalog}: {found} found{'' if deep else '; --deep also reads every weight'}")
-    if problems:
+            rule = "" if problem.severity == "error" else f" [{problem.kind}]"
+            out.line(f"{problem.severity}{rule}: {problem.subject}: {problem.message}")
+    counts = Counter(problem.severity for problem in problems)
+    names: dict[Severity, str] = {"error": "problem", "warning": "warning", "note": "note"}
+    found = [human_count(counts[s], name) for s, name in names.items() if counts[s]]
+    out.note(
+        f"{catalog}: {', '.join(found) or 'no problem'} found"
+        f"{'' if deep else '; --deep also reads every weight'}"
+    )
+    if counts["error"] or (strict and counts["warning"]):
         ctx.exit(FAILED)
 
 
