@@ -209,6 +209,15 @@ def test_time_that_is_up_leaves_whole_stacks(folder: Path, catalog: Catalog) -> 
     assert found == report.networks
 
 
+def test_a_stack_that_takes_too_long_is_dropped(folder: Path, catalog: Catalog) -> None:
+    recipe = load_recipe("grown.toml", ["runs=2", "epochs=100000", "keep=last"])
+    begun = time.monotonic()
+    report = grow(recipe, catalog, max_minutes=0.02)
+    assert time.monotonic() - begun < 30
+    assert (report.networks, report.networks_left) == (0, 2)
+    assert catalog.sql("from checkpoints").num_rows == 0
+
+
 def test_networks_with_counters_are_stored_whole(folder: Path, catalog: Catalog) -> None:
     recipe = load_recipe(
         "grown.toml",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from zooplatform.growing.grow import ZooGrower
 from zooplatform.growing.images import ImageData, read_images
@@ -19,7 +20,7 @@ from zooplatform.growing.optimizers import OPTIMIZERS, Rule, StackedOptimizer
 from zooplatform.growing.recipe import DataRecipe, Recipe
 from zooplatform.growing.runs import Run, Stack
 from zooplatform.growing.stacked import _activation
-from zooplatform.growing.train import Moment, StackTrainer
+from zooplatform.growing.train import Moment, StackTrainer, training_subset
 from zooplatform.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -122,6 +123,13 @@ def test_the_loss_curves_are_those_of_a_plain_loop(
             assert moment.test.loss[place] == pytest.approx(
                 benchmark_module.test_loss(module, data), abs=2e-5
             )
+            seen = training_subset(run, len(data.train.y))
+            with torch.no_grad():
+                logits = module(data.train.x[seen])
+            loss = F.cross_entropy(logits, data.train.y[seen])
+            assert moment.train.loss[place] == pytest.approx(float(loss), abs=2e-5)
+            accuracy = (logits.argmax(1) == data.train.y[seen]).double().mean()
+            assert moment.train.accuracy[place] == pytest.approx(float(accuracy), abs=1e-9)
             vector = torch.cat([p.detach().flatten() for p in module.state_dict().values()])
             np.testing.assert_allclose(moment.weights[place], vector.numpy(), atol=2e-4)
     # The curves say something only if the networks learn.
