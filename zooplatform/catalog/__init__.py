@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zooplatform.catalog.catalog import Catalog, open_catalog
+from zooplatform.catalog.catalog import Catalog
+from zooplatform.catalog.opening import open_catalog
 from zooplatform.catalog.population import Population
 
 __all__ = ["Catalog", "Population", "open_catalog"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,6 @@ from zooplatform.catalog.checking import Problem, check
 from zooplatform.catalog.commits import ConflictError, Rows, Snapshot, Tables
 from zooplatform.catalog.compaction import compact
 from zooplatform.catalog.export import export_checkpoint
-from zooplatform.catalog.files import fsync_dir, publish_new
 from zooplatform.catalog.garbage import Removed, collect_garbage
 from zooplatform.catalog.leases import lease
 from zooplatform.catalog.reader import Reader
@@ -33,15 +31,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zooplatform.catalog.connection import Engine
+    from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.population import Population
     from zooplatform.datasets import Missing, WeightDataset
     from zooplatform.ingest import IngestReport
     from zooplatform.interfaces import Checkpoint, Progress, StateDict
     from zooplatform.registry import Registry
 
-__all__ = ["FORMAT", "Catalog", "open_catalog"]
-
-FORMAT = 1
+__all__ = ["Catalog"]
 
 _ID_COLUMNS = {
     "zoo": ("zoos", "zoo_id"),
@@ -51,95 +48,26 @@ _ID_COLUMNS = {
 }
 
 
-def open_catalog(
-    path: str | os.PathLike[str], *, create: bool = False, registry: Registry | None = None
-) -> Catalog:
-    """Open a catalog.
-
-    Args:
-        path: its folder.
-        create: make an empty catalog when there is none.
-        registry: plugins to use; all that are installed by default.
-
-    Raises:
-        CatalogError: there is no catalog, or it was written by a newer version.
-    """
-    folder = _local(path)
-    marker = folder / "FORMAT"
-    if not marker.exists():
-        if not create:
-            raise CatalogError(
-                f"{folder} is not a catalog. Make one with `zoo ingest REF -c {folder}` or "
-                f"`zooplatform.open_catalog({str(folder)!r}, create=True)`."
-            )
-        _create(folder)
-    try:
-        version = json.loads(marker.read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise CatalogError(
-            f"{marker} cannot be read ({exc}). Restore it from a copy of the catalog."
-        ) from exc
-    if version != FORMAT:
-        raise CatalogError(
-            f"{folder} has catalog format {version}; this version of zooplatform reads format {FORMAT}. "
-            "Run `pip install --upgrade zooplatform`."
-        )
-    return Catalog(folder, registry=registry)
-
-
-def _local(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if "://" not in text:
-        return Path(text).expanduser().absolute()
-    import fsspec
-
-    filesystem, inner = fsspec.core.url_to_fs(text)
-    protocols = (
-        filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
-    )
-    if "file" not in protocols:
-        raise CatalogError(
-            f"{text}: catalogs on {protocols[0]} cannot be opened in place yet. Copy the folder to a local or mounted "
-            "disk and open it there."
-        )
-    return Path(inner)
-
-
-def _create(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        own = ("FORMAT", "tables", "weights", "tmp", "artifacts")
-        if any(p.name not in own and p.suffix != ".tmp" for p in folder.iterdir()):
-            raise CatalogError(f"{folder} is not empty and not a catalog. Choose another folder.")
-        for name in ("weights/population", "weights/tensors", "artifacts", "tmp"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        Tables.create(folder)
-        # FORMAT comes last: a folder without it is not a catalog, so a creation that was cut off is begun again.
-        # Another process may be creating it at the same moment: the first to name a file wins, both write the same.
-        publish_new(folder, "FORMAT", json.dumps({"format": FORMAT}).encode() + b"\n")
-        fsync_dir(folder)
-    except OSError as exc:
-        raise CatalogError(
-            f"{folder}: a catalog cannot be created there ({exc.strerror})."
-        ) from exc
-
-
 class Catalog:
     """A database of trained networks: open it with `open_catalog`.
 
+    `url` is what was opened, `path` the folder on this machine: of a remote catalog, which can only be read, its cache.
     Every method sees the newest committed state; what a method returns stays as it was.
     """
 
-    def __init__(self, path: Path, *, registry: Registry | None = None) -> None:
+    def __init__(
+        self, path: Path, *, registry: Registry | None = None, mirror: Mirror | None = None
+    ) -> None:
         self.path = path
+        self.url = str(path) if mirror is None else mirror.url
         self._given_registry = registry
-        self._tables = Tables(path)
+        self._tables = Tables(path, mirror)
         self._tensor_index = TensorIndex()
         self._engine: Engine | None = None
         self._known_recogniser: Recogniser | None = None
 
     def __repr__(self) -> str:
-        return f"Catalog({str(self.path)!r})"
+        return f"Catalog({self.url!r})"
 
     def __enter__(self) -> Catalog:
         return self
@@ -152,6 +80,19 @@ class Catalog:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+    def _local(self) -> Tables:
+        """The tables, for what changes files.
+
+        Raises:
+            CatalogError: the catalog is remote.
+        """
+        if self._tables.mirror is not None:
+            raise CatalogError(
+                f"{self.url}: a remote catalog can only be read. Copy it to a local disk, change the copy, and copy "
+                "that back."
+            )
+        return self._tables
 
     @property
     def registry(self) -> Registry:
@@ -327,7 +268,8 @@ class Catalog:
         try:
             module = adapter.build(known)
         except ArchitectureError as exc:
-            raise ArchitectureError(f"Checkpoint {checkpoint}: {exc}") from exc
+            fits = "" if config is None else f" No adapter knows it by {dict(config)} either."
+            raise ArchitectureError(f"Checkpoint {checkpoint}: {exc}{fits}") from exc
         try:
             module.load_state_dict(adapter.to_canonical(reader.state_dict(checkpoint)), strict=True)
         except RuntimeError as exc:
@@ -404,6 +346,7 @@ class Catalog:
 
     def write_population(self, batch: PopulationBatch, zoo: ZooRecord | None) -> Draft:
         """As `append`; gives the whole draft that was committed."""
+        self._local()
         check_batch(batch)
         header = CheckpointHeader(tensors=batch.layout, format="population", config=batch.config)
         described, layers = self.recogniser.describe(header, batch.family or None)
@@ -414,7 +357,7 @@ class Catalog:
             draft = population_draft(folder, self.path, base, batch, layers, zoo, self._properties)
             if draft.rows:
                 rows = len(draft.rows.get("checkpoints", []))
-                self._tables.commit(f"append {rows} checkpoints", draft.tables(), base=base)
+                self._local().commit(f"append {rows} checkpoints", draft.tables(), base=base)
         return draft
 
     def add_state_dicts(
@@ -457,6 +400,7 @@ class Catalog:
 
         `described` is `adapter`, `family`, `name` and `config` of the architecture, where they are known already.
         """
+        self._local()
         if described is None:
             described, layers = self.recogniser.describe(checkpoint.header)
         else:
@@ -479,7 +423,7 @@ class Catalog:
             message = f"ingest {checkpoint.info.source}"
             while draft.rows:
                 try:
-                    self._tables.commit(message, draft.tables(), base=base, replaces=replaces)
+                    self._local().commit(message, draft.tables(), base=base, replaces=replaces)
                     break
                 except ConflictError:
                     follow_moved(draft, self.snapshot(), self._tensor_index)
@@ -496,22 +440,33 @@ class Catalog:
             replaces: tables in which rows supersede earlier ones with the same key.
         """
         base = self.snapshot()
-        return self._tables.commit(message, rows, base=base, replaces=replaces)
+        return self._local().commit(message, rows, base=base, replaces=replaces)
 
     # --- care ---------------------------------------------------------------------------------------------------------
 
-    def check(self, *, deep: bool = False) -> list[Problem]:
-        """What is wrong with the catalog; with `deep` every stored byte is read and compared with its hash."""
-        return check(self._tables, deep=deep)
+    def check(self, *, deep: bool = False, lint: bool = False) -> list[Problem]:
+        """What is wrong with the catalog.
+
+        Args:
+            deep: read every stored byte and compare it with its hash.
+            lint: where nothing is damaged, also compare what is declared with what the tensors say; what that finds
+                are `zooplatform.linting.Finding`s, of severity `warning` or `note`.
+        """
+        problems = check(self._local(), deep=deep)
+        if lint and not problems:
+            from zooplatform.linting import lint as run_lint
+
+            problems = [*run_lint(self)]
+        return problems
 
     def gc(self, *, grace_seconds: float = 3600.0, dry_run: bool = False) -> list[Removed]:
         """Remove files that no commit names and that no living writer is making."""
-        return collect_garbage(self._tables, grace_seconds=grace_seconds, dry_run=dry_run)
+        return collect_garbage(self._local(), grace_seconds=grace_seconds, dry_run=dry_run)
 
     def compact(self) -> dict[str, int]:
         """Merge small files; every query gives the same as before. Returns the number of files merged, by table."""
         self.close()
-        return compact(self._tables)
+        return compact(self._local())
 
 
 def _with_family(batch: PopulationBatch, described: Mapping[str, Any]) -> PopulationBatch:

@@ -20,6 +20,7 @@ from zooplatform.catalog.leases import lease
 from zooplatform.catalog.snapshot import (
     RETIRED,
     Snapshot,
+    TableCache,
     TableFiles,
     latest_rows,
     read_file,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
+    from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.tables import TableFile
 
 __all__ = ["RETIRED", "ConflictError", "Rows", "Snapshot", "TableFiles", "Tables", "latest_rows"]
@@ -61,11 +63,11 @@ class _Draft(NamedTuple):
 class Tables:
     """All tables of a catalog: makes snapshots and commits."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+        self.path, self.mirror = path, mirror
         self._tables = {name: DeltaTable(path / "tables" / name, name) for name in table_names()}
-        self._commits_read: dict[str, pa.Table] = {}
-        self._cache: dict[tuple[str, tuple[str, ...]], pa.Table] = {}
+        self._commits_read: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._cache = TableCache()
         self._snapshot: Snapshot | None = None
 
     @classmethod
@@ -82,29 +84,38 @@ class Tables:
 
     def snapshot(self) -> Snapshot:
         """The newest committed state; the same object as before while nothing was committed."""
+        if self.mirror is not None:
+            self.mirror.refresh()
         commits = self._tables["commits"]
         while True:
             version = commits.refresh()
             if self._snapshot is not None and self._snapshot.version == version:
                 return self._snapshot
-            parts = {}
-            for file in commits.files():
-                known = self._commits_read.get(file.path)
-                parts[file.path] = (
-                    known if known is not None else read_file(commits.absolute(file), None)
-                )
-            self._commits_read = parts
-            rows = (
-                pa.concat_tables(parts.values())
-                if parts
-                else table_schema("commits").arrow.empty_table()
-            )
+            rows = self._committed(commits)
             # The child tables are listed after `commits`, so every committed row is in what is listed.
             files = {name: self._fresh(name) for name in table_names()}
             # A compaction that came between may have put rows of commits that were not read into its files.
             if all((f.complete_at or 0) <= version for listed in files.values() for f in listed):
-                self._snapshot = Snapshot(self.path, rows, files, version, self._cache)
+                self._snapshot = Snapshot(self.path, rows, files, version, self._cache, self.mirror)
                 return self._snapshot
+
+    def _committed(self, commits: DeltaTable) -> dict[str, tuple[str, ...]]:
+        """Every commit, and the tables in which it supersedes rows; the log says both unless `commits` was merged."""
+        found: dict[str, tuple[str, ...]] = {}
+        read = {}
+        for file in commits.files():
+            if file.commit_id is not None and file.replaces is not None:
+                found[file.commit_id] = file.replaces
+                continue
+            rows = self._commits_read.get(file.path)
+            if rows is None:
+                table = read_file(commits.absolute(file), ["commit_id", "replaces"])
+                ids, texts = (column.to_pylist() for column in table.columns)
+                rows = {i: tuple(json.loads(text)) for i, text in zip(ids, texts, strict=True)}
+            read[file.path] = rows
+            found |= rows
+        self._commits_read = read
+        return found
 
     def reread(self) -> Snapshot:
         """The newest committed state, with every table looked at again: compaction changes files without a commit."""
@@ -208,7 +219,9 @@ class Tables:
                 "table_versions": json.dumps(versions),
                 "replaces": json.dumps(sorted(replaces)),
             }
-            staged = commits.stage(rows_to_table("commits", [row], draft.commit_id))
+            staged = commits.stage(
+                rows_to_table("commits", [row], draft.commit_id), replaces=sorted(replaces)
+            )
             try:
                 commits.sync(staged)
                 reached("commit-staged")

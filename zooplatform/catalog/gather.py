@@ -182,7 +182,7 @@ def _gatherer(
         if shard not in shards:
             info = reader.shard(shard)
             shards[shard] = len(matrices)
-            path = reader.snapshot.path / info["path"]
+            path = reader.snapshot.weight_file(info["path"])
             matrices.append(_Matrix(path, info["value_offset"], info["num_rows"]))
         matrix_of[at], row_of[at] = shards[shard], row
     return Gatherer(vector, matrices, matrix_of, row_of, pieces)
@@ -202,6 +202,6 @@ def _tensors_of(reader: Reader, checkpoints: Sequence[str]) -> dict[str, dict[st
     ):
         if shard not in shards:
             info = reader.shard(shard)
-            shards[shard] = (reader.snapshot.path / info["path"], info["size_bytes"])
+            shards[shard] = (reader.snapshot.weight_file(info["path"]), info["size_bytes"])
         found[checkpoint][name] = _Piece(*shards[shard], offset, offset + size)
     return found

@@ -86,10 +86,14 @@ class Reader:
         own = models.column("build_config")[
             pc.index(models.column("model_id"), row["model_id"]).as_py()
         ].as_py()
-        config = json.loads(arch["config"]) if arch["config"] else {}
+        adapter, config = arch["adapter"], json.loads(arch["config"]) if arch["config"] else {}
         if own:
-            config = json.loads(own)
-        return Description(row["architecture_id"], arch["adapter"], config)
+            given = json.loads(own)
+            if given.keys() == {"adapter", "config"}:
+                adapter, config = given["adapter"], given["config"]
+            else:  # a configuration alone is meant for the adapter of the architecture
+                config = given
+        return Description(row["architecture_id"], adapter, config)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
@@ -137,13 +141,15 @@ class Reader:
         self, tensor: dict[str, Any], maps: dict[str, npt.NDArray[np.uint8]]
     ) -> npt.NDArray[np.uint8]:
         """The bytes of a stored tensor, mapped copy-on-write; `maps` keeps one mapping per shard."""
-        shard = tensor["shard_id"]
+        shard, start = tensor["shard_id"], tensor["shard_offset"]
+        if self.snapshot.mirror is not None:
+            path = str(self.shard(shard)["path"])
+            return self.snapshot.mirror.read(path, start, tensor["size_bytes"])
         if shard not in maps:
             info = self.shard(shard)
             maps[shard] = np.asarray(
                 map_matrix(self._path(info), 0, (1, info["size_bytes"]), "uint8")
             )[0]
-        start = tensor["shard_offset"]
         return maps[shard][start : start + tensor["size_bytes"]]
 
     def shard(self, shard_id: str) -> dict[str, Any]:
@@ -157,23 +163,26 @@ class Reader:
         return dict(rows.slice(at, 1).to_pylist()[0])
 
     def _path(self, shard: dict[str, Any]) -> Path:
-        return self.snapshot.path / str(shard["path"])
+        return self.snapshot.weight_file(str(shard["path"]))
+
+    def _row(self, shard: dict[str, Any], offset: int, width: int, dtype: str) -> npt.NDArray[Any]:
+        """`width` values of a shard from a byte offset on, as (1, width)."""
+        if self.snapshot.mirror is not None:
+            raw = self.snapshot.mirror.read(shard["path"], offset, width * np.dtype(dtype).itemsize)
+            values: npt.NDArray[Any] = raw.view(dtype).reshape(1, width)
+            return values
+        return map_matrix(self._path(shard), offset, (1, width), dtype)
 
     def _population_state(self, row: dict[str, Any], *, verify: bool) -> StateDict:
         vector = self.vector(row["architecture_id"])
         info = self.shard(row["shard_id"])
-        path, at = self._path(info), row["shard_row"]
-        weights = map_matrix(
-            path, info["value_offset"] + at * info["row_bytes"], (1, vector.width), vector.dtype
-        )
+        at = row["shard_row"]
+        offset = info["value_offset"] + at * info["row_bytes"]
+        weights = self._row(info, offset, vector.width, vector.dtype)
         aside = None
         if vector.aside_bytes:
-            aside = map_matrix(
-                path,
-                info["aside_offset"] + at * info["aside_row_bytes"],
-                (1, vector.aside_bytes),
-                "uint8",
-            )
+            offset = info["aside_offset"] + at * info["aside_row_bytes"]
+            aside = self._row(info, offset, vector.aside_bytes, "uint8")
         if verify:
             _verify(
                 vector,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,12 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.tables import TableFile
 
-__all__ = ["RETIRED", "Snapshot", "TableFiles", "latest_rows", "read_file"]
+__all__ = ["RETIRED", "Snapshot", "TableCache", "TableFiles", "latest_rows", "read_file"]
 
 # Kind of a shard whose rows were moved into another one; its file goes with the next `zoo gc`.
 RETIRED = "retired"
+
+# Appending to a table of chunks is free; reading one value of it is not.
+_MANY_CHUNKS = 32
+_LARGE_FILE = 20_000
 
 
 class TableFiles(NamedTuple):
@@ -32,37 +36,100 @@ class TableFiles(NamedTuple):
     mixed: tuple[str, ...]
 
 
+class _Whole(NamedTuple):
+    """A table as read from these files, in this order."""
+
+    files: tuple[str, ...]
+    rows: pa.Table
+
+
+class TableCache:
+    """What snapshots of one catalog have read, so that the next one reads only files that are new."""
+
+    def __init__(self) -> None:
+        self._whole: dict[tuple[str, tuple[str, ...]], _Whole] = {}
+        self._parts: dict[tuple[str, tuple[str, ...]], pa.Table] = {}
+
+    def whole(self, name: str, files: tuple[str, ...], columns: Sequence[str]) -> pa.Table:
+        """Columns of all `files` of a table, one after another."""
+        key = (name, tuple(columns))
+        known = self._whole.get(key, _Whole((), None))
+        if files == known.files:
+            return known.rows
+        if known.files and files[: len(known.files)] == known.files:
+            new = [self.part(path, columns) for path in files[len(known.files) :]]
+            rows = pa.concat_tables([known.rows, *new], promote_options="permissive")
+        else:
+            rows = pa.concat_tables(
+                [self.part(path, columns) for path in files], promote_options="permissive"
+            )
+        if rows.num_columns and rows.column(0).num_chunks > _MANY_CHUNKS:
+            rows = rows.combine_chunks()
+        # The rows are in one place now; older snapshots that ask again are rare.
+        for path in files:
+            self._parts.pop((path, key[1]), None)
+        self._whole[key] = _Whole(files, rows)
+        return rows
+
+    def part(self, path: str, columns: Sequence[str]) -> pa.Table:
+        """Columns of one file."""
+        key = (path, tuple(columns))
+        found = self._parts.get(key)
+        if found is None:
+            found = self._parts[key] = read_file(path, list(columns))
+        return found
+
+
 class Snapshot:
-    """One committed state of a catalog; never changes."""
+    """One committed state of a catalog; never changes.
+
+    Args:
+        path: the catalog.
+        commits: every commit that is part of it, and the tables in which each supersedes rows.
+        files: live files of every table.
+        version: version of the table `commits`.
+        cache: shared by the snapshots of one catalog object.
+        mirror: where a remote catalog is fetched from.
+    """
 
     def __init__(
         self,
         path: Path,
-        commits: pa.Table,
+        commits: Mapping[str, Sequence[str]],
         files: Mapping[str, tuple[TableFile, ...]],
         version: int,
-        cache: dict[tuple[str, tuple[str, ...]], pa.Table],
+        cache: TableCache,
+        mirror: Mirror | None = None,
     ) -> None:
-        self.path, self.version = path, version
-        self.commits = commits
-        self.committed: pa.Array = commits.column("commit_id").combine_chunks()
-        self._ids: frozenset[str | None] = frozenset(self.committed.to_pylist())
+        self.path, self.version, self.mirror = path, version, mirror
+        self._ids = commits.keys()
         self._files = files
         self._cache = cache
+        self._listed: dict[str, TableFiles] = {}
+        self._tables: dict[tuple[str, tuple[str, ...]], pa.Table] = {}
         self._replacing: dict[str, set[str]] = {}
-        superseding = commits.filter(pc.not_equal(commits.column("replaces"), "[]"))
-        for commit, text in zip(
-            superseding.column("commit_id").to_pylist(),
-            superseding.column("replaces").to_pylist(),
-            strict=True,
-        ):
-            for name in json.loads(text):
+        for commit, tables in commits.items():
+            for name in tables:
                 self._replacing.setdefault(name, set()).add(commit)
+
+    @property
+    def commits(self) -> pa.Table:
+        """Rows of `commits`."""
+        return self.table("commits", keep=True)
+
+    @cached_property
+    def committed(self) -> pa.Array:
+        """Ids of all commits."""
+        return pa.array(self._ids, type=pa.string())
+
+    def weight_file(self, path: str) -> Path:
+        """A weight file on this machine, by its path in the catalog."""
+        return self.path / path if self.mirror is None else self.mirror.weight_file(path)
 
     @property
     def last_commit(self) -> str:
         """Id of the newest commit, empty in an empty catalog."""
-        return max(self.committed.to_pylist(), default="")
+        return max(self._ids, default="")
 
     def is_committed(self, commit_id: str) -> bool:
         return commit_id in self._ids
@@ -87,14 +154,17 @@ class Snapshot:
 
     def files(self, table: str) -> TableFiles:
         """Files of a table that hold committed rows."""
-        folder = self.path / "tables" / table
-        pure, mixed = [], []
-        for file in self._files[table]:
-            if self.is_complete(file):
-                pure.append(str(folder / file.path))
-            elif file.commit_id is None:
-                mixed.append(str(folder / file.path))
-        return TableFiles(tuple(pure), tuple(mixed))
+        listed = self._listed.get(table)
+        if listed is None:
+            folder = f"{self.path}/tables/{table}"
+            pure, mixed = [], []
+            for file in self._files[table]:
+                if self.is_complete(file):
+                    pure.append(f"{folder}/{file.path}")
+                elif file.commit_id is None:
+                    mixed.append(f"{folder}/{file.path}")
+            listed = self._listed[table] = TableFiles(tuple(pure), tuple(mixed))
+        return listed
 
     def table(
         self, name: str, columns: Sequence[str] | None = None, *, keep: bool = False
@@ -108,58 +178,86 @@ class Snapshot:
         """
         schema = table_schema(name)
         wanted = list(columns) if columns is not None else schema.arrow.names
-        read = wanted
-        if self.replaced(name):
-            read = list(dict.fromkeys([*wanted, *schema.key, "commit_id"]))
-        parts = []
+        key = (name, tuple(wanted))
+        if key in self._tables:
+            return self._tables[key]
+        replaced = self.replaced(name)
+        read = list(dict.fromkeys([*wanted, *schema.key, "commit_id"])) if replaced else wanted
         pure, mixed = self.files(name)
-        for path in pure:
-            parts.append(self._part(path, read, keep))
+        parts = []
+        if pure and keep:
+            parts.append(self._cache.whole(name, pure, read))
+        elif pure:
+            parts += [read_file(path, read) for path in pure]
         for path in mixed:
             part = read_file(path, list(dict.fromkeys([*read, "commit_id"])))
-            parts.append(
-                part.filter(pc.is_in(part.column("commit_id"), value_set=self.committed)).select(
-                    read
-                )
-            )
+            parts.append(self._only_committed(part).select(read))
         if not parts:
             return pa.schema([schema.arrow.field(c) for c in wanted]).empty_table()
-        table = pa.concat_tables(parts, promote_options="permissive")
-        if self.replaced(name):
+        table = pa.concat_tables(parts, promote_options="permissive") if parts[1:] else parts[0]
+        if replaced:
             table = latest_rows(table, schema.key)
-        return table.select(wanted)
+        table = table.select(wanted)
+        if keep:
+            self._tables[key] = table
+        return table
 
-    def _part(self, path: str, columns: list[str], keep: bool) -> pa.Table:
-        if not keep:
-            return read_file(path, columns)
-        key = (path, tuple(columns))
-        if key not in self._cache:
-            self._cache[key] = read_file(path, columns)
-        return self._cache[key]
+    def _only_committed(self, rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.is_in(rows.column("commit_id"), value_set=self.committed))
+
+    def row(self, name: str, key: str, columns: Sequence[str]) -> dict[str, Any] | None:
+        """Columns of the row with a key, None when there is none; reads only files that may hold it.
+
+        Args:
+            name: a table whose key is one column.
+            key: the value of that.
+            columns: only these, besides `commit_id`.
+        """
+        column = table_schema(name).key[0]
+        read = list(dict.fromkeys([column, *columns, "commit_id"]))
+        found: dict[str, Any] | None = None
+        for file in self._files[name]:
+            complete = self.is_complete(file)
+            if not (complete or file.commit_id is None) or not file.may_hold(key):
+                continue
+            part = self._cache.part(f"{self.path}/tables/{name}/{file.path}", read)
+            if not complete:
+                part = self._only_committed(part)
+            at = pc.index(part.column(column), key).as_py()
+            while at >= 0:
+                row = {c: part.column(c)[at].as_py() for c in read}
+                if found is None or row["commit_id"] >= found["commit_id"]:
+                    found = row
+                rest = part.column(column).slice(at + 1)
+                further = pc.index(rest, key).as_py() if len(rest) and not complete else -1
+                at = at + 1 + further if further >= 0 else -1
+        return found
 
     def rows_of(self, name: str, checkpoint_id: str, commit_id: str) -> list[dict[str, Any]]:
         """Rows of one checkpoint, which commit `commit_id` wrote: only files that can hold them are read."""
-        folder = self.path / "tables" / name
         parts = []
         for file in self._files[name]:
-            if (
-                file.commit_id == commit_id
-                or file.commit_id is None
-                or file.complete_at is not None
-            ):
-                try:
-                    part = pq.read_table(
-                        folder / file.path, filters=[("checkpoint_id", "=", checkpoint_id)]
-                    )
-                except (OSError, pa.ArrowInvalid) as exc:
-                    raise _damaged(str(folder / file.path), exc) from exc
-                parts.append(part.filter(pc.equal(part.column("commit_id"), commit_id)))
+            if file.commit_id not in (None, commit_id):
+                continue
+            path = f"{self.path}/tables/{name}/{file.path}"
+            try:
+                if file.num_rows > _LARGE_FILE:  # row groups of other commits are passed over
+                    part = pq.read_table(path, filters=[("commit_id", "=", commit_id)])
+                else:
+                    part = read_file(path, None)
+            except (OSError, pa.ArrowInvalid) as exc:
+                raise _damaged(path, exc) from exc
+            own = pc.and_(
+                pc.equal(part.column("checkpoint_id"), checkpoint_id),
+                pc.equal(part.column("commit_id"), commit_id),
+            )
+            parts.append(part.filter(own))
         return pa.concat_tables(parts).to_pylist() if parts else []
 
     @cached_property
     def shard_rows(self) -> pa.Table:
         """Rows of `shards` that are in use."""
-        rows = self.table("shards")
+        rows = self.table("shards", keep=True)
         return rows.filter(pc.not_equal(rows.column("kind"), RETIRED))
 
     def shards(self, kind: str | None = None) -> pa.Table:
@@ -176,7 +274,7 @@ def read_file(path: str, columns: list[str] | None) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path) as file:
-            return file.read(columns=columns)
+            return file.read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as exc:
         raise _damaged(path, exc) from exc
 

@@ -184,7 +184,7 @@ class Weights:
         Raises:
             IntegrityError: the file is missing or shorter than committed.
         """
-        path = self._snapshot.path / shard["path"]
+        path = self._snapshot.weight_file(shard["path"])
         mapped = self._mapped.get(shard["shard_id"])
         if mapped is None:
             try:
