@@ -207,12 +207,19 @@ class DeltaTable:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def stage(self, rows: pa.Table, *, complete_at: int | None = None) -> PendingFile:
+    def stage(
+        self,
+        rows: pa.Table,
+        *,
+        complete_at: int | None = None,
+        replaces: Sequence[str] | None = None,
+    ) -> PendingFile:
         """Write rows to a Parquet file that no log entry names yet; `sync` and `append` make them part of the table.
 
         Args:
             rows: at least one.
             complete_at: for compaction, see `TableFile`.
+            replaces: for `commits`, see `TableFile`.
         """
         path = self.path / f"{new_id()}.parquet"
         sink = pa.BufferOutputStream()
@@ -220,10 +227,21 @@ class DeltaTable:
         # would find no NaN: floating columns go without.
         ordered = [f.name for f in rows.schema if not pa.types.is_floating(f.type)]
         pq.write_table(
-            rows, sink, compression="lz4", row_group_size=262_144, write_statistics=ordered
+            rows,
+            sink,
+            compression="lz4",
+            row_group_size=262_144,
+            use_dictionary=_repeating(rows),
+            write_statistics=ordered,
         )
         data = memoryview(sink.getvalue())
         tags = {_CHECKSUM: xxhash.xxh3_128_hexdigest(data)}
+        key = table_schema(self.name).key
+        keys = key_filter(rows.column(key[0]).to_pylist()) if len(key) == 1 else None
+        if keys is not None:
+            tags[_KEYS] = keys
+        if replaces is not None:
+            tags[_REPLACES] = json.dumps(list(replaces))
         if complete_at is None:
             low = high = rows.column("commit_id")[0].as_py()
         else:
