@@ -62,9 +62,11 @@ class GenericAdapter:
                 "config.json and load catalog.state_dict(id) into it."
             )
         raise ArchitectureError(
-            "No installed plugin builds this network: its names and shapes fit no known "
-            "architecture. Load catalog.state_dict(id) into your own module, or add an adapter: "
-            "`zoo plugins new architecture NAME`."
+            "No installed plugin can build this network: neither its source nor its names and "
+            "shapes say how the layers are connected. Say what it is, as in "
+            'catalog.build(id, config={"architecture": "resnet18"}) for a model of timm, load '
+            "catalog.state_dict(id) into your own module, or add an adapter: `zoo plugins new "
+            "architecture NAME`."
         )
 
 

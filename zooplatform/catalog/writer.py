@@ -102,17 +102,18 @@ def describe_architecture(
 ) -> tuple[str, str | None]:
     """Add the architecture's row unless the catalog has it.
 
-    Returns the architecture id, and the part of `config` in which this network differs from what the catalog holds for
-    the layout (networks of one layout may differ in what leaves no trace there, an activation for example), as JSON.
+    Returns the architecture id and, as JSON, `adapter` and `config` of this network where they are not what the catalog
+    holds for the layout. Networks of one layout may differ in what leaves no trace there, an activation for example: one
+    of which nothing is known must not be built as another.
     """
     arch = architecture_id(vector.layout)
-    stored = snapshot.table("architectures", ["architecture_id", "config"], keep=True)
-    found = (
-        stored.filter(pc.equal(stored.column("architecture_id"), arch)).column("config").to_pylist()
-    )
+    stored = snapshot.table("architectures", ["architecture_id", "adapter", "config"], keep=True)
+    found = stored.filter(pc.equal(stored.column("architecture_id"), arch)).to_pylist()
     if found:
-        base = json.loads(found[-1]) if found[-1] else {}
-        return arch, None if base == _plain(config) or not config else to_json(config)
+        base = json.loads(found[-1]["config"]) if found[-1]["config"] else {}
+        if (found[-1]["adapter"], base) == (adapter, _plain(config)):
+            return arch, None
+        return arch, to_json({"adapter": adapter, "config": config})
     draft.add(
         "architectures",
         {

@@ -64,7 +64,10 @@ class TorchReader(ReaderBase):
                 f"{views} tensor(s) are views into storages that others share, stored as their own",
             )
         self.step, self.epoch = found.step, found.epoch
-        self.header = CheckpointHeader(tensors=specs, format=kind, tied=tied, notes=notes)
+        said = {"architecture": found.architecture} if found.architecture else {}
+        self.header = CheckpointHeader(
+            tensors=specs, format=kind, metadata=said, tied=tied, notes=notes
+        )
         self.files = (
             SourceFile(
                 path=path.name,

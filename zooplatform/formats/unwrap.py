@@ -36,6 +36,7 @@ _TRAINING = re.compile(
 _PREFIXES = ("module.", "_orig_mod.")
 _MAX_DEPTH = 64
 _MAX_ENTRIES = 5_000_000
+_MAX_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,14 @@ class Found:
         tensors: name -> (the keys that lead to it from the top, the tensor), in state-dict order.
         step, epoch: what the checkpoint says of its training, if it does plainly.
         notes: what was left out or renamed.
+        architecture: name of the model, where the training code wrote it beside the weights as `arch`.
     """
 
     tensors: dict[str, tuple[KeyPath, PlannedTensor]]
     step: int | None
     epoch: float | None
     notes: tuple[str, ...]
+    architecture: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,11 @@ def find_weights(top: Any, subject: object) -> Found:
     notes: list[str] = []
     step: int | None = None
     epoch: float | None = None
+    architecture: str | None = None
     path: KeyPath = ()
     weights = top
     while isinstance(weights, Mapping):
+        architecture = architecture or _text(weights, "arch")
         step = step if step is not None else _whole(weights, "global_step", "step", "iteration")
         epoch = epoch if epoch is not None else _number(weights, "epoch")
         chosen = _wrapped(weights, measure)
@@ -111,7 +116,7 @@ def find_weights(top: Any, subject: object) -> Found:
     if skipped:
         more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         notes.append(f"left out what is no tensor of the model: {', '.join(skipped[:3])}{more}")
-    return Found(_without_prefixes(flat, notes), step, epoch, tuple(notes))
+    return Found(_without_prefixes(flat, notes), step, epoch, tuple(notes), architecture)
 
 
 class _Measure:
@@ -263,3 +268,8 @@ def _number(mapping: Mapping[Any, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
         return None
     return float(value)
+
+
+def _text(mapping: Mapping[Any, Any], key: str) -> str | None:
+    value = mapping.get(key)
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX_NAME else None
