@@ -102,9 +102,9 @@ def describe_architecture(
 ) -> tuple[str, str | None]:
     """Add the architecture's row unless the catalog has it.
 
-    Returns the architecture id and, as JSON, `adapter` and `config` of this network where they are not what the catalog
-    holds for the layout. Networks of one layout may differ in what leaves no trace there, an activation for example: one
-    of which nothing is known must not be built as another.
+    Returns the architecture id and, as JSON, `adapter` and `config` of this network where they are not what the
+    catalog holds for the layout. Networks of one layout may differ in what leaves no trace there, an activation for
+    example: one of which nothing is known must not be built as another.
     """
     arch = architecture_id(vector.layout)
     stored = snapshot.table("architectures", ["architecture_id", "adapter", "config"], keep=True)
