@@ -58,6 +58,9 @@ class _Collector:
         self._snapshot = tables.reread()
 
     def run(self) -> Iterator[Removed]:
+        if not self._dry_run and self._outdated():
+            # Readers that remember a snapshot from before a compaction look again.
+            self._tables["commits"].append([])
         for left in abandoned(self._root, before=self._before, remove=not self._dry_run):
             yield self._removed(left.path, left.size_bytes, "left by a writer that died")
         used = {self._root / p for p in self._snapshot.shard_rows.column("path").to_pylist()}
@@ -70,30 +73,43 @@ class _Collector:
             yield from self._table(self._tables[name])
         yield from self._artifacts()
 
+    def _outdated(self) -> bool:
+        """Whether table files are about to go that a remembered snapshot may name."""
+        for name in table_names():
+            live = {f.path for f in self._tables[name].files()}
+            for path in self._tables[name].path.glob("*.parquet"):
+                if path.name not in live and self._is_old(path):
+                    return True
+        return False
+
+    def _is_old(self, path: Path) -> bool:
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            return False  # another collector was quicker
+        return max(info.st_mtime, info.st_ctime) < self._before
+
     def _removed(self, path: Path, size: int, reason: str) -> Removed:
         return Removed(path.relative_to(self._root).as_posix(), size, reason)
 
     def _remove(self, path: Path, reason: str) -> Iterator[Removed]:
+        if not self._is_old(path):
+            return
         try:
-            info = path.stat()
-            if max(info.st_mtime, info.st_ctime) >= self._before:
-                return
+            size = path.stat().st_size
             if not self._dry_run:
                 path.unlink()
                 reached("removed")
         except FileNotFoundError:
             return  # another collector was quicker
-        yield self._removed(path, info.st_size, reason)
+        yield self._removed(path, size, reason)
 
     def _table(self, table: DeltaTable) -> Iterator[Removed]:
         yield from self._half_commits(table)
         live = {table.path / f.path for f in table.files()}
-        unnamed = [p for p in sorted(table.path.glob("*.parquet*")) if p not in live]
-        if unnamed and not self._dry_run:
-            # Readers that remember a snapshot from before a compaction look again.
-            self._tables["commits"].append([])
-        for path in unnamed:
-            yield from self._remove(path, "table file that no version names")
+        for path in sorted(table.path.glob("*.parquet*")):
+            if path not in live:
+                yield from self._remove(path, "table file that no version names")
         # Entries in the making are ours, those with a number sign deltalake's.
         for pattern in (".*.tmp", "*#*"):
             for path in sorted(table.log.glob(pattern)):
@@ -122,11 +138,8 @@ class _Collector:
         # A file of several commits was made by another engine's compaction; its rows are told apart when read.
         if table.name == "commits" or file.commit_id is None or self._snapshot.is_complete(file):
             return False
-        try:
-            info = (table.path / file.path).stat()
-        except FileNotFoundError:
-            return True
-        return max(info.st_mtime, info.st_ctime) < self._before
+        path = table.path / file.path
+        return not path.exists() or self._is_old(path)
 
     def _artifacts(self) -> Iterator[Removed]:
         used = set(self._snapshot.table("artifacts", ["path"]).column("path").to_pylist())

@@ -296,17 +296,21 @@ class DeltaTable:
             self.refresh()
         version = self._state.version + 1
         with offered(self.log, _lines(actions)) as take:
+            self._require_live(remove)
             while not take(_entry_name(version)):
                 if remove:
                     self.refresh()
-                    live = {f.path for f in self.files()}
-                    if not live.issuperset(f.path for f in remove):
-                        raise CatalogError(
-                            f"Table {self.name!r} was compacted by another process meanwhile; nothing is lost."
-                        )
+                    self._require_live(remove)
                 version += 1
         self._published(version)
         return version
+
+    def _require_live(self, files: Sequence[TableFile]) -> None:
+        """Raise CatalogError unless all are in the newest version that was read."""
+        if not {f.path for f in self.files()}.issuperset(f.path for f in files):
+            raise CatalogError(
+                f"Table {self.name!r} was compacted by another process meanwhile; nothing is lost."
+            )
 
     def append_at(self, pending: PendingFile, version: int) -> bool:
         """Add one staged file as exactly this version; False when another writer has taken it."""

@@ -214,8 +214,7 @@ def test_files_that_go_out_of_use_are_young_again(tmp_path: Path) -> None:
         os.utime(path, (yesterday, yesterday))
     catalog.compact()
     out_of_use = [catalog.path / name for name in leftovers(catalog)]
-    assert len(out_of_use) > 10
-    assert set(out_of_use) <= set(old)
+    assert len(set(out_of_use) & set(old)) > 10
     assert catalog.gc(grace_seconds=60) == []
     assert all(p.exists() for p in out_of_use)
     assert {catalog.path / r.path for r in catalog.gc(grace_seconds=0)} == set(out_of_use)
