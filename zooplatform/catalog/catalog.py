@@ -65,6 +65,7 @@ class Catalog:
         self._tensor_index = TensorIndex()
         self._engine: Engine | None = None
         self._known_recogniser: Recogniser | None = None
+        self._known_reader: Reader | None = None
 
     def __repr__(self) -> str:
         return f"Catalog({self.url!r})"
@@ -121,7 +122,10 @@ class Catalog:
     @property
     def reader(self) -> Reader:
         """Finds tensors in the newest snapshot."""
-        return Reader(self.snapshot())
+        snapshot = self.snapshot()
+        if self._known_reader is None or self._known_reader.snapshot is not snapshot:
+            self._known_reader = Reader(snapshot)
+        return self._known_reader
 
     # --- SQL ----------------------------------------------------------------------------------------------------------
 
@@ -152,9 +156,9 @@ class Catalog:
             UnknownIdError: there is none, or several begin so.
         """
         table, column = _ID_COLUMNS[kind]
-        ids = self.snapshot().table(table, [column], keep=True).column(column).combine_chunks()
-        if pc.index(ids, given).as_py() >= 0:
+        if self.snapshot().row(table, given, [column]) is not None:
             return given
+        ids = self.snapshot().table(table, [column], keep=True).column(column).combine_chunks()
         found = sorted(set(ids.filter(pc.starts_with(ids, given)).to_pylist())) if given else []
         if len(found) > 1:
             raise UnknownIdError(
@@ -182,6 +186,15 @@ class Catalog:
             IntegrityError: the stored bytes are missing or, with `verify`, changed.
         """
         return self.reader.state_dict(self.resolve("checkpoint", checkpoint_id), verify=verify)
+
+    def tensor(self, checkpoint_id: str, name: str, *, verify: bool = False) -> torch.Tensor:
+        """One tensor of a checkpoint, mapped like those of `state_dict`.
+
+        Raises:
+            UnknownIdError: there is no such checkpoint, or it has no such tensor.
+            CatalogError, IntegrityError: as `state_dict`.
+        """
+        return self.reader.tensor(self.resolve("checkpoint", checkpoint_id), name, verify=verify)
 
     def population(
         self, query: str | Sequence[str] | None = None, *, verify: bool = False

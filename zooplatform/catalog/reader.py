@@ -12,14 +12,18 @@ import pyarrow.compute as pc
 import xxhash
 
 from zooplatform.catalog.population import MappedShard, Population, map_matrix, split_vector
+from zooplatform.catalog.snapshot import RETIRED
 from zooplatform.catalog.writer import content_hashes
 from zooplatform.dtypes import from_buffer
 from zooplatform.errors import CatalogError, IntegrityError, UnknownIdError
 from zooplatform.layout import VectorLayout
+from zooplatform.schema import table_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    import torch
 
     from zooplatform.catalog.commits import Snapshot
     from zooplatform.interfaces import StateDict
@@ -37,6 +41,10 @@ _INDEX = [
     "commit_id",
 ]
 
+_PLACES = ["checkpoint_id", "architecture_id", "shard_id", "shard_row"]
+# Checkpoints of which the rows of `tensors` are remembered; one has some hundred.
+_KEPT_CHECKPOINTS = 16
+
 
 class Description(NamedTuple):
     """What is needed to build a checkpoint."""
@@ -51,41 +59,38 @@ class Reader:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self._vectors: dict[str, VectorLayout] = {}
+        self._tensor_rows: dict[str, list[dict[str, Any]]] = {}
 
     # --- index --------------------------------------------------------------------------------------------------------
 
-    def _checkpoints(self) -> pa.Table:
-        return self.snapshot.table("checkpoints", _INDEX, keep=True)
-
     def checkpoint_row(self, checkpoint_id: str) -> dict[str, Any]:
         """Index columns of one checkpoint."""
-        table = self._checkpoints()
-        at = pc.index(table.column("checkpoint_id"), checkpoint_id).as_py()
-        if at < 0:
+        row = self.snapshot.row("checkpoints", checkpoint_id, _INDEX)
+        if row is None:
             raise UnknownIdError("checkpoint", checkpoint_id)
-        return dict(table.slice(at, 1).to_pylist()[0])
+        return row
 
     def vector(self, architecture_id: str) -> VectorLayout:
         """The layout of an architecture."""
-        table = self.snapshot.table("architectures", ["architecture_id", "layout"], keep=True)
-        at = pc.index(table.column("architecture_id"), architecture_id).as_py()
-        if at < 0:
-            raise UnknownIdError("architecture", architecture_id)
-        return VectorLayout.from_rows(table.column("layout")[at].as_py())
+        known = self._vectors.get(architecture_id)
+        if known is None:
+            row = self.snapshot.row("architectures", architecture_id, ["layout"])
+            if row is None:
+                raise UnknownIdError("architecture", architecture_id)
+            known = self._vectors[architecture_id] = VectorLayout.from_rows(row["layout"])
+        return known
 
     def description(self, checkpoint_id: str) -> Description:
         """Adapter and configuration of a checkpoint."""
         row = self.checkpoint_row(checkpoint_id)
-        archs = self.snapshot.table(
-            "architectures", ["architecture_id", "adapter", "config"], keep=True
-        )
-        arch = archs.slice(
-            pc.index(archs.column("architecture_id"), row["architecture_id"]).as_py(), 1
-        ).to_pylist()[0]
-        models = self.snapshot.table("models", ["model_id", "build_config"], keep=True)
-        own = models.column("build_config")[
-            pc.index(models.column("model_id"), row["model_id"]).as_py()
-        ].as_py()
+        arch = self.snapshot.row("architectures", row["architecture_id"], ["adapter", "config"])
+        model = self.snapshot.row("models", row["model_id"], ["build_config"])
+        if arch is None or model is None:
+            raise IntegrityError(
+                f"Checkpoint {checkpoint_id}: its model or architecture is not in the catalog. Run `zoo check`."
+            )
+        own = model["build_config"]
         adapter, config = arch["adapter"], json.loads(arch["config"]) if arch["config"] else {}
         if own:
             given = json.loads(own)
@@ -109,10 +114,31 @@ class Reader:
             )
         return self._tensor_state(row, verify=verify)
 
+    def tensor(self, checkpoint_id: str, name: str, *, verify: bool = False) -> torch.Tensor:
+        """See `Catalog.tensor`."""
+        row = self.checkpoint_row(checkpoint_id)
+        if row["shard_id"] is not None or row["state"] != "stored" or verify:
+            state = self.state_dict(checkpoint_id, verify=verify)
+            if name not in state:
+                raise _no_tensor(checkpoint_id, name, state)
+            return state[name]
+        rows = {tensor["name"]: tensor for tensor in self.tensor_rows(row)}
+        if name not in rows:
+            raise _no_tensor(checkpoint_id, name, rows)
+        tensor = rows[rows[name]["tied_to"] or name]
+        return from_buffer(self.tensor_bytes(tensor, {}), tensor["dtype"], tuple(tensor["shape"]))
+
     def tensor_rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Rows of `tensors` of a checkpoint, in state-dict order."""
-        rows = self.snapshot.rows_of("tensors", row["checkpoint_id"], row["commit_id"])
-        return sorted(rows, key=lambda r: r["tensor_index"])
+        checkpoint = row["checkpoint_id"]
+        rows = self._tensor_rows.get(checkpoint)
+        if rows is None:
+            rows = self.snapshot.rows_of("tensors", checkpoint, row["commit_id"])
+            rows.sort(key=lambda r: r["tensor_index"])
+            if len(self._tensor_rows) >= _KEPT_CHECKPOINTS:
+                self._tensor_rows.pop(next(iter(self._tensor_rows)))
+            self._tensor_rows[checkpoint] = rows
+        return rows
 
     def _tensor_state(self, row: dict[str, Any], *, verify: bool) -> StateDict:
         maps: dict[str, npt.NDArray[np.uint8]] = {}
@@ -154,13 +180,12 @@ class Reader:
 
     def shard(self, shard_id: str) -> dict[str, Any]:
         """The row of a shard."""
-        rows = self.snapshot.shard_rows
-        at = pc.index(rows.column("shard_id"), shard_id).as_py()
-        if at < 0:
+        row = self.snapshot.row("shards", shard_id, table_schema("shards").arrow.names)
+        if row is None or row["kind"] == RETIRED:
             raise IntegrityError(
                 f"Shard {shard_id} is not in the table of shards. Run `zoo check`."
             )
-        return dict(rows.slice(at, 1).to_pylist()[0])
+        return row
 
     def _path(self, shard: dict[str, Any]) -> Path:
         return self.snapshot.weight_file(str(shard["path"]))
@@ -200,7 +225,8 @@ class Reader:
 
     def population(self, ids: Sequence[str] | None, *, verify: bool = False) -> Population:
         """See `Catalog.population`."""
-        table = self._checkpoints()
+        columns = [*_PLACES, "content_hash"] if verify else _PLACES
+        table = self.snapshot.table("checkpoints", columns, keep=True)
         if ids is not None:
             at = pc.index_in(
                 pa.array(ids, type=pa.string()),
@@ -214,7 +240,7 @@ class Reader:
             table = table.take(at)
         else:
             # As the shards hold them, so that the matrix is a view and not a copy.
-            table = table.sort_by([("shard_id", "ascending"), ("shard_row", "ascending")])
+            table = _as_stored(table)
         architectures = table.column("architecture_id").unique().to_pylist()
         if len(architectures) != 1:
             raise CatalogError(
@@ -231,7 +257,7 @@ class Reader:
         encoded = table.column("shard_id").combine_chunks().dictionary_encode()
         shards = [self._map(self.shard(s), vector) for s in encoded.dictionary.to_pylist()]
         population = Population(
-            table.column("checkpoint_id").to_pylist(),
+            table.column("checkpoint_id"),
             vector,
             shards,
             encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
@@ -250,7 +276,27 @@ class Reader:
         aside = None
         if vector.aside_bytes:
             aside = map_matrix(path, info["aside_offset"], (rows, vector.aside_bytes), "uint8")
-        return MappedShard(info["shard_id"], weights, aside)
+        return MappedShard(info["shard_id"], weights, aside, path, info["value_offset"])
+
+
+def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownIdError:
+    known = list(names)
+    return UnknownIdError(
+        "tensor",
+        name,
+        remedy=f"Checkpoint {checkpoint_id} has {len(known)}: {', '.join(known[:20])}"
+        + (", …" if len(known) > 20 else "."),
+    )
+
+
+def _as_stored(table: pa.Table) -> pa.Table:
+    """Rows in the order of shards and of the rows in them; most tables are in it already."""
+    shards = table.column("shard_id").combine_chunks().dictionary_encode()
+    if shards.null_count:
+        return table.sort_by([("shard_id", "ascending"), ("shard_row", "ascending")])
+    rank = pc.rank(shards.dictionary).to_numpy()[shards.indices.to_numpy()]
+    order = np.lexsort((table.column("shard_row").to_numpy(), rank))
+    return table if np.array_equal(order, np.arange(len(order))) else table.take(order)
 
 
 def _verify(
