@@ -43,6 +43,10 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
     "show": BuiltinCommand(
         "zooplatform.cli.browse:show", "Show one zoo, model or checkpoint whole."
     ),
+    "split": BuiltinCommand("zooplatform.cli.split:split", "Freeze who is in train, val and test."),
+    "report": BuiltinCommand(
+        "zooplatform.cli.report:report", "Draw a zoo: one HTML page that needs nothing else."
+    ),
     "export": BuiltinCommand(
         "zooplatform.cli.export:export", "Write a checkpoint to a safetensors file."
     ),
@@ -52,7 +56,10 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
     "plugins": BuiltinCommand(
         "zooplatform.cli.plugins:plugins", "List plugins and what they provide."
     ),
-    "check": BuiltinCommand("zooplatform.cli.maintain:check", "Check that the catalog is whole."),
+    "check": BuiltinCommand(
+        "zooplatform.cli.maintain:check",
+        "Check that the catalog is whole and that metadata fits the tensors.",
+    ),
     "gc": BuiltinCommand("zooplatform.cli.maintain:gc", "Remove files that no commit refers to."),
     "compact": BuiltinCommand(
         "zooplatform.cli.maintain:compact", "Merge small files; every answer stays the same."
