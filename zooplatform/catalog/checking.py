@@ -54,7 +54,7 @@ def check(tables: Tables, *, deep: bool) -> list[Problem]:
         snapshot = tables.snapshot()
     except IntegrityError as exc:
         return [Problem("table", "tables/commits", str(exc))]
-    problems = [*_check_versions(tables, snapshot), *_check_tables(tables, snapshot)]
+    problems = list(_check_tables(tables, snapshot)) or list(_check_versions(tables, snapshot))
     if problems:
         return problems
     return [*_check_shards(snapshot, deep=deep), *_check_references(snapshot)]
