@@ -167,8 +167,8 @@ def _load(
             manager.unregister(name=name)
         log.debug("plugin %r", name, exc_info=True)
         if isinstance(error, PluginIncompatibleError):
-            return ended("incompatible", f"{error}. {repair}", error, api=api), []
-        return ended("failed", f"{_words(error)}. {repair}", error, api=api), []
+            return ended("incompatible", f"{_sentence(str(error))} {repair}", error, api=api), []
+        return ended("failed", f"{_sentence(_words(error))} {repair}", error, api=api), []
     provides = tuple(
         f"{item.kind.name}:{getattr(item.spec, 'scheme', item.spec.name)}" for item in given
     )
@@ -227,6 +227,9 @@ def _words(error: BaseException) -> str:
     """An exception with the place in the plugin where it arose."""
     if isinstance(error, _Refused):
         return str(error)
+    if isinstance(error, pluggy.PluginValidationError):
+        # pluggy raises it with its own place and names arguments in the order of a set.
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
     place = own[-1] if own else None
@@ -234,6 +237,10 @@ def _words(error: BaseException) -> str:
     outside = place is None or place.filename == __file__ or "importlib" in place.filename
     where = "" if outside or place is None else f" ({place.filename}:{place.lineno})"
     return f"{type(error).__name__}: {str(error).rstrip('.') or 'no message'}{where}"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(("?", "!", ".")) else f"{text}."
 
 
 def _repair(name: str, distribution: str) -> str:

@@ -7,10 +7,16 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from zooplatform.backends import Backends, Contribution, PluginInfo, not_provided
+from zooplatform.backends import (
+    Backends,
+    Contribution,
+    PluginInfo,
+    missing_requirements,
+    not_provided,
+)
 from zooplatform.descriptors import KINDS
 from zooplatform.errors import PluginConflictError, UnknownBackendError
-from zooplatform.interfaces import SqlView
+from zooplatform.interfaces import BackendSpec, SqlView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,6 +96,29 @@ class Registry:
         raise UnknownBackendError(
             "plugin", name, [item.name for item in self.plugins], hint="Run `zoo plugins`."
         )
+
+    def defects(self, plugin: str) -> tuple[str, ...]:
+        """What a loaded plugin provides that cannot be used as it is, each with the repair."""
+        found: list[str] = []
+        for item in self._contributions:
+            if item.owner != plugin or not isinstance(item.spec, BackendSpec):
+                continue
+            kind, name = item.kind.name, item.spec.name
+            missing = missing_requirements(item.spec)
+            if missing:
+                install = item.spec.install or f"pip install {' '.join(missing)}"
+                found.append(f"{kind} {name!r} needs {', '.join(missing)}. Run `{install}`.")
+            others = sorted(
+                other.owner
+                for other in self._contributions
+                if other.owner != plugin and (other.kind, other.spec.name) == (item.kind, name)
+            )
+            if others:
+                found.append(
+                    f"{kind} {name!r} is given by {', '.join(map(repr, others))} too. Write "
+                    f"{f'{plugin}/{name}'!r}, or turn one off with ZOO_DISABLE_PLUGINS."
+                )
+        return tuple(found)
 
     def provided_by(self, plugin: str) -> tuple[tuple[str, Any], ...]:
         """(kind, descriptor) of everything that `plugin` registered, in the order given."""

@@ -144,6 +144,8 @@ def test_a_broken_plugin_is_a_status_with_cause_and_repair(
     assert "pip install --upgrade zooplatform-bad" in info.error
     assert "ZOO_DISABLE_PLUGINS=bad" in info.error
     assert "\n" not in info.error
+    assert "?." not in info.error
+    assert "pluggy" not in info.error
     assert info.provides == ()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         f"Plugin 'bad' (zooplatform-bad) did not load: {info.error}"

@@ -59,8 +59,30 @@ def test_the_table_shows_causes_and_repairs_below(cli: Cli, zoo_site: PluginInst
     result = cli("plugins")
     assert result.exit_code == 0
     assert "bad      failed  zooplatform-bad  1.0" in result.stdout
-    assert "\nbad: ModuleNotFoundError: No module named 'no_such_library_at_all'" in result.stdout
+    assert (
+        "\nbad (zooplatform-bad): ModuleNotFoundError: No module named 'no_such_library_at_all'"
+        in result.stdout
+    )
     assert "pip install --upgrade zooplatform-bad" in result.stdout
+
+
+def test_what_of_a_loaded_plugin_cannot_be_used_is_said(
+    cli: Cli, zoo_site: PluginInstaller
+) -> None:
+    """A missing library and a name that two plugins give: both plugins are loaded, and still not all is well."""
+    text = COMMAND.replace("CommandSpec", "TokenizerSpec").replace("commands", "tokenizers")
+    lacks = text.replace('target="no_such_module:hello"', 'factory="m:F", requires=("no_such",)')
+    zoo_site.install("alpha", lacks.replace('"hello"', '"other"'))
+    zoo_site.install("beta", text.replace('target="no_such_module:hello"', 'factory="m:F"'))
+    zoo_site.install("gamma", text.replace('target="no_such_module:hello"', 'factory="m:F"'))
+    result = cli("plugins", "--json")
+    assert result.stderr == ""
+    errors = {plugin["name"]: plugin["error"] for plugin in json.loads(result.stdout)}
+    assert errors["local"] == ""
+    assert errors["alpha"] == "tokenizer 'other' needs no_such. Run `pip install no_such`."
+    assert "'hello' is given by 'gamma' too. Write 'beta/hello'" in errors["beta"]
+    assert "'hello' is given by 'beta' too. Write 'gamma/hello'" in errors["gamma"]
+    assert "\nalpha (zooplatform-alpha): tokenizer 'other' needs" in cli("plugins").stdout
 
 
 def test_requirements_pin_every_distribution_once(cli: Cli, zoo_site: PluginInstaller) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zooplatform.plugins import PluginInfo
+    from zooplatform.registry import Registry
 
 __all__ = ["plugins"]
 
@@ -48,20 +49,22 @@ def plugins(ctx: click.Context, requirements: bool, as_json: bool) -> None:
         if requirements or as_json:
             raise click.UsageError("Options go after the sub-command.")
         return
-    found = get_session().registry.plugins
+    registry = get_session().registry
+    found = registry.plugins
     if requirements:
         for line in _requirements(found):
             out.line(line)
     elif as_json:
-        out.data([_as_dict(plugin) for plugin in found])
+        out.data([_as_dict(plugin, registry) for plugin in found])
     else:
         out.table(
             [(p.name, p.status, p.distribution, p.version, ", ".join(p.provides)) for p in found],
             ("name", "status", "distribution", "version", "provides"),
         )
         for plugin in found:
-            if plugin.error and plugin.status != "disabled":
-                out.line(f"\n{plugin.name}: {plugin.error}")
+            error = _error(plugin, registry)
+            if error and plugin.status != "disabled":
+                out.line(f"\n{plugin.name} ({plugin.distribution or 'not installed'}): {error}")
 
 
 @plugins.command()
@@ -78,10 +81,11 @@ def show(name: str, as_json: bool) -> None:
     registry = get_session().registry
     plugin = registry.plugin(name)
     provided = [_provided(kind, spec) for kind, spec in registry.provided_by(name)]
+    values = _as_dict(plugin, registry)
     if as_json:
-        out.data({**_as_dict(plugin), "descriptors": provided})
+        out.data({**values, "descriptors": provided})
         return
-    joined = ((k, ", ".join(v) if isinstance(v, list) else v) for k, v in _as_dict(plugin).items())
+    joined = ((k, ", ".join(v) if isinstance(v, list) else v) for k, v in values.items())
     out.fields({name: value or None for name, value in joined})
     if provided:
         out.heading("provides")
@@ -113,11 +117,17 @@ def new(kind: str, name: str, as_json: bool) -> None:
     out.note(f"Next: pytest {name}/tests, then pip install -e {name}, then zoo plugins show {name}")
 
 
-def _as_dict(plugin: PluginInfo) -> dict[str, Any]:
+def _as_dict(plugin: PluginInfo, registry: Registry) -> dict[str, Any]:
     """`plugin` as plain data, without the exception object."""
-    names = ("name", "distribution", "version", "status", "api", "entry_point", "hooks")
-    values = {name: getattr(plugin, name) for name in (*names, "provides", "error")}
+    names = ("name", "distribution", "version", "status", "api", "entry_point", "hooks", "provides")
+    values = {name: getattr(plugin, name) for name in names}
+    values["error"] = _error(plugin, registry)
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _error(plugin: PluginInfo, registry: Registry) -> str:
+    """Why it is not loaded, or what of it cannot be used; with the repair."""
+    return plugin.error or " ".join(registry.defects(plugin.name))
 
 
 def _provided(kind: str, spec: Any) -> dict[str, Any]:
