@@ -147,7 +147,7 @@ def _plain_row(table: str, number: int) -> dict[str, Any]:
     values: dict[str, Any] = {
         "string": f"{number:016x}",
         "int64": number,
-        "float64": 0.5,
+        "double": 0.5,
         "timestamp[us, tz=UTC]": datetime.now(UTC),
         "binary": b"header",
     }

@@ -144,8 +144,9 @@ def _work(what: str, arguments: list[str]) -> dict[str, Any]:
     if what == "owned-load":
         import torch
 
-        before, _ = _memory()
         population = catalog.population()
+        population.read(0)
+        before, _ = _memory()
         tensor = torch.from_numpy(population.read(np.arange(len(population))))
         assert tensor.shape == (len(population), population.vector.width)
         return {"grown_bytes": _memory()[1] - before}

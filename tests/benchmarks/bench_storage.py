@@ -175,7 +175,10 @@ def _layer(zoo: Path, weights: Any, registry: Registry, show: Callable[[Row], No
     shape = next(spec.shape for spec in LAYOUT if spec.name == "conv2.weight")
 
     def ours(_: object) -> torch.Tensor:
-        return population.layer("conv2.weight").contiguous()
+        layer: torch.Tensor = torch.from_numpy(
+            np.ascontiguousarray(population.layer("conv2.weight"))
+        )
+        return layer
 
     def numpy(_: object) -> Any:
         return np.ascontiguousarray(weights[:, start:stop]).reshape(-1, *shape)
@@ -189,7 +192,7 @@ def _layer(zoo: Path, weights: Any, registry: Registry, show: Callable[[Row], No
                 ours=ours,
                 baseline=numpy,
                 bound=1.3,
-                note="Population.layer(name).contiguous()",
+                note="np.ascontiguousarray(Population.layer(name))",
             )
         )
     )
@@ -253,7 +256,8 @@ def _sizes(zoo: Path, raw: Path, show: Callable[[Row], None]) -> None:
             size / 1e6,
             bound=1.1,
             unit="MB",
-            note="growth of the peak resident set of a fresh process, mapped pages included",
+            note="growth of the peak resident set of a fresh process from one network read to all, mapped "
+            "pages included",
         )
     )
 
@@ -289,7 +293,7 @@ def _large(work: Path, registry: Registry, show: Callable[[Row], None]) -> None:
         return tensor
 
     def ours(_: object) -> torch.Tensor:
-        return catalog.state_dict(checkpoint)[name].clone()
+        return catalog.tensor(checkpoint, name).clone()
 
     assert torch.equal(ours(None), get_tensor(None))
     show(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from zooplatform.catalog import open_catalog
@@ -129,17 +131,14 @@ def save_vit(path: Path) -> int:
     return path.stat().st_size
 
 
-def metrics_catalog(folder: Path, registry: Registry) -> tuple[Catalog, dict[str, Any]]:
-    """10,000 models of 10 checkpoints with 10 metrics each, as a catalog and as data frames.
+def metrics_catalog(folder: Path, registry: Registry) -> tuple[Catalog, dict[str, Path]]:
+    """10,000 networks with 100 metrics each (10 data sets, 2 splits, 5 names), as a catalog.
 
-    The frames are what somebody who works with pandas would hold: one per table, and the hyper-parameters in long form.
+    Also the same as Parquet files for pandas: one per table, the hyper-parameters in long form.
     """
-    import pandas as pd
-
-    models, per_model = 10_000, 10
     generator = np.random.default_rng(0)
-    model_ids = [f"{n:016x}" for n in generator.integers(0, 2**63, models)]
-    checkpoint_ids = [f"{n:016x}" for n in generator.integers(0, 2**63, models * per_model)]
+    model_ids = [f"{n:016x}" for n in generator.integers(0, 2**63, NUM_NETWORKS)]
+    checkpoint_ids = [f"{n:016x}" for n in generator.integers(0, 2**63, NUM_NETWORKS)]
     hyper = [
         {
             "learning_rate": float(10 ** generator.uniform(-4, -1)),
@@ -148,66 +147,59 @@ def metrics_catalog(folder: Path, registry: Registry) -> tuple[Catalog, dict[str
             "optimizer": ("adam", "sgd")[number % 2],
             "activation": ("relu", "tanh", "gelu")[number % 3],
         }
-        for number in range(models)
+        for number in range(NUM_NETWORKS)
     ]
     kinds = [
-        (split, name)
+        (f"mnist-c-{corruption}", split, name)
+        for corruption in range(10)
         for split in ("train", "test")
         for name in ("accuracy", "loss", "ece", "ggap", "auroc")
     ]
-    total = models * per_model
-    columns = {
-        "checkpoint_id": np.repeat(np.array(checkpoint_ids, dtype=object), len(kinds)),
-        "split": [split for split, _ in kinds] * total,
-        "name": [name for _, name in kinds] * total,
-        "value": generator.random(total * len(kinds)),
-    }
-    frame = pd.DataFrame(columns)
-    owner = np.repeat(np.array(model_ids, dtype=object), per_model)
-    rows = pa.Table.from_pandas(frame, preserve_index=False)
-    rows = rows.append_column("dataset", pa.array(["mnist"] * rows.num_rows))
-    rows = rows.append_column("origin", pa.array(["measured"] * rows.num_rows))
-    catalog = open_catalog(folder, create=True, registry=registry)
-    architecture = "a" * 16
-    from datetime import UTC, datetime
-
-    catalog.commit(
-        "a million metrics",
+    metrics = pa.table(
         {
-            "models": [
-                {
-                    "model_id": model_id,
-                    "architecture_id": architecture,
-                    "name": model_id,
-                    "source": "benchmark",
-                    "source_key": model_id,
-                    "config": json.dumps(config, sort_keys=True),
-                    "created_at": datetime.now(UTC),
-                }
-                for model_id, config in zip(model_ids, hyper, strict=True)
-            ],
-            "checkpoints": [
-                {
-                    "checkpoint_id": checkpoint_id,
-                    "model_id": model_id,
-                    "architecture_id": architecture,
-                    "step": number % per_model,
-                    "dtype": "float32",
-                    "num_parameters": WIDTH,
-                    "size_bytes": 4 * WIDTH,
-                    "state": "header-only",
-                }
-                for number, (checkpoint_id, model_id) in enumerate(
-                    zip(checkpoint_ids, owner, strict=True)
-                )
-            ],
-            "metrics": rows,
-        },
+            "checkpoint_id": pa.array(checkpoint_ids).take(
+                np.repeat(np.arange(NUM_NETWORKS), len(kinds))
+            ),
+            "dataset": [dataset for dataset, _, _ in kinds] * NUM_NETWORKS,
+            "split": [split for _, split, _ in kinds] * NUM_NETWORKS,
+            "name": [name for _, _, name in kinds] * NUM_NETWORKS,
+            "value": generator.random(NUM_NETWORKS * len(kinds)),
+            "origin": ["measured"] * (NUM_NETWORKS * len(kinds)),
+        }
     )
-    frames = {
-        "metrics": frame,
-        "checkpoints": pd.DataFrame({"checkpoint_id": checkpoint_ids, "model_id": owner}),
-        "hyperparameters": pd.DataFrame(
+    catalog = open_catalog(folder / "catalog", create=True, registry=registry)
+    architecture, now = "a" * 16, datetime.now(UTC)
+    models = [
+        {
+            "model_id": model_id,
+            "architecture_id": architecture,
+            "name": model_id,
+            "source": "benchmark",
+            "source_key": model_id,
+            "config": json.dumps(config, sort_keys=True),
+            "created_at": now,
+        }
+        for model_id, config in zip(model_ids, hyper, strict=True)
+    ]
+    checkpoints = [
+        {
+            "checkpoint_id": checkpoint_id,
+            "model_id": model_id,
+            "architecture_id": architecture,
+            "dtype": "float32",
+            "num_parameters": WIDTH,
+            "size_bytes": 4 * WIDTH,
+            "state": "header-only",
+        }
+        for checkpoint_id, model_id in zip(checkpoint_ids, model_ids, strict=True)
+    ]
+    catalog.commit(
+        "a million metrics", {"models": models, "checkpoints": checkpoints, "metrics": metrics}
+    )
+    plain = {
+        "metrics": metrics,
+        "checkpoints": pa.table({"checkpoint_id": checkpoint_ids, "model_id": model_ids}),
+        "hyperparameters": pa.Table.from_pylist(
             [
                 {"model_id": model_id, "key": key, "value": str(value)}
                 for model_id, config in zip(model_ids, hyper, strict=True)
@@ -215,4 +207,8 @@ def metrics_catalog(folder: Path, registry: Registry) -> tuple[Catalog, dict[str
             ]
         ),
     }
-    return catalog, frames
+    files = {}
+    for name, table in plain.items():
+        files[name] = folder / f"{name}.parquet"
+        pq.write_table(table, files[name])
+    return catalog, files

@@ -16,7 +16,7 @@ from zooplatform.catalog.compaction import compact
 from zooplatform.catalog.export import export_checkpoint
 from zooplatform.catalog.garbage import Removed, collect_garbage
 from zooplatform.catalog.leases import lease
-from zooplatform.catalog.reader import Reader
+from zooplatform.catalog.reader import CHECKPOINT_COLUMNS, Reader
 from zooplatform.catalog.tensor_writer import TensorIndex, checkpoint_draft, follow_moved
 from zooplatform.catalog.writer import Draft, ZooRecord, check_batch, population_draft
 from zooplatform.errors import ArchitectureError, CatalogError, UnknownIdError
@@ -156,7 +156,9 @@ class Catalog:
             UnknownIdError: there is none, or several begin so.
         """
         table, column = _ID_COLUMNS[kind]
-        if self.snapshot().row(table, given, [column]) is not None:
+        # The columns that reading a checkpoint needs too, so that its row is looked for once.
+        columns = CHECKPOINT_COLUMNS if table == "checkpoints" else [column]
+        if self.snapshot().row(table, given, columns) is not None:
             return given
         ids = self.snapshot().table(table, [column], keep=True).column(column).combine_chunks()
         found = sorted(set(ids.filter(pc.starts_with(ids, given)).to_pylist())) if given else []

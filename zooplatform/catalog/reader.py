@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from zooplatform.catalog.commits import Snapshot
     from zooplatform.interfaces import StateDict
 
-__all__ = ["Description", "Reader"]
+__all__ = ["CHECKPOINT_COLUMNS", "Description", "Reader"]
 
-_INDEX = [
+CHECKPOINT_COLUMNS = [
     "checkpoint_id",
     "model_id",
     "architecture_id",
@@ -66,7 +66,7 @@ class Reader:
 
     def checkpoint_row(self, checkpoint_id: str) -> dict[str, Any]:
         """Index columns of one checkpoint."""
-        row = self.snapshot.row("checkpoints", checkpoint_id, _INDEX)
+        row = self.snapshot.row("checkpoints", checkpoint_id, CHECKPOINT_COLUMNS)
         if row is None:
             raise UnknownIdError("checkpoint", checkpoint_id)
         return row
