@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,7 @@ def test_every_answer_stays(varied: Catalog) -> None:
     merged = varied.compact()
     assert merged["weights"] == 14
     assert merged["checkpoints"] > 1
+    assert varied.sql("SELECT count(*) AS n FROM shards").to_pylist() == [{"n": 3}]
     for reader in (varied, open_catalog(varied.path)):
         assert everything(reader) == before
     assert len(shard_files(varied)) == 17  # nothing is removed before its grace period is over
@@ -209,25 +211,41 @@ def test_files_that_go_out_of_use_are_young_again(tmp_path: Path) -> None:
         catalog.append(population(0, number), zoo="z")
         catalog.ingest(tensor_file(tmp_path, 0, number))
     old = [*catalog.path.rglob("*.arrow"), *catalog.path.rglob("*.parquet")]
-    yesterday = time.time() - 86_400
-    for path in old:
-        os.utime(path, (yesterday, yesterday))
+    time.sleep(2)
+    began = time.time()
     catalog.compact()
     out_of_use = [catalog.path / name for name in leftovers(catalog)]
     assert len(set(out_of_use) & set(old)) > 10
-    assert catalog.gc(grace_seconds=60) == []
+    assert catalog.gc(grace_seconds=time.time() - began + 1) == []
     assert all(p.exists() for p in out_of_use)
     assert {catalog.path / r.path for r in catalog.gc(grace_seconds=0)} == set(out_of_use)
 
 
-def test_a_catalog_opened_before_a_compaction_collects_nothing_in_use(tmp_path: Path) -> None:
-    """Compaction changes files without a commit; the collector of another process must see that."""
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_catalog_opened_before_a_compaction_collects_nothing_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: bool
+) -> None:
+    """Compaction changes files without a commit, even one that is cut off; the collector of another must see that."""
     catalog = open_catalog(tmp_path / "catalog", create=True)
     for number in range(3):
         catalog.append(population(0, number), zoo="z")
+    catalog.compact()
+    catalog.append(population(0, 3), zoo="z")
     early = open_catalog(catalog.path)
     before = everything(early)
-    catalog.compact()
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(step: str) -> None:
+        if step == "compacted-models" and cut_off:
+            raise Stopped
+
+    monkeypatch.setattr("zooplatform.catalog.compaction.merge_shards", lambda *_: 0)
+    monkeypatch.setattr("zooplatform.catalog.compaction.reached", stop)
+    with pytest.raises(Stopped) if cut_off else nullcontext():
+        catalog.compact()
+    monkeypatch.undo()
     early.gc(grace_seconds=0)
     assert everything(open_catalog(catalog.path)) == before
     assert_tidy(catalog)
