@@ -59,10 +59,9 @@ def duplicates(catalog: Catalog) -> Iterator[Finding]:
 # position and are left out.
 _PERMUTED = f"""
     with fingerprints as (
-        select s.checkpoint_id, hash(list({{
-                low: s.min, high: s.max, zeros: s.num_zero,
-                quantiles: case when l.numel <= {SAMPLE} then [s.q05, s.q25, s.q50, s.q75, s.q95] end
-            }} order by s.tensor_index)) as fingerprint
+        select s.checkpoint_id, bit_xor(hash(s.tensor_index, s.min, s.max, s.num_zero,
+            case when l.numel <= {SAMPLE} then [s.q05, s.q25, s.q50, s.q75, s.q95] end
+        )) as fingerprint
         from tensor_stats s join checkpoints c using (checkpoint_id)
         join {LAYOUT} l on l.architecture_id = c.architecture_id and l.name = s.name
         group by s.checkpoint_id having sum(s.num_nan + s.num_inf) = 0
