@@ -242,6 +242,17 @@ def test_export_json(cli: Cli, mlp_path: Path, tmp_path: Path) -> None:
     }
 
 
+def test_export_to_a_folder(cli: Cli, mlp_path: Path, tmp_path: Path) -> None:
+    first = json.loads(cli("ls", "checkpoints", "-c", mlp_path, "--json").stdout)[0]
+    words = ("export", first["checkpoint_id"], tmp_path / "folder", "-c", mlp_path, "--json")
+    size = (json.loads(cli(*words).stdout))["size_bytes"]
+    assert size == (tmp_path / "folder" / "model.safetensors").stat().st_size
+    again = cli(*words)
+    assert again.exit_code == 1
+    assert "Add -y to replace it" in again.stderr
+    assert cli(*words, "-y").exit_code == 0
+
+
 def test_export_replaces_a_file_only_when_told(cli: Cli, mlp_path: Path, tmp_path: Path) -> None:
     checkpoint_id = ids(mlp_path, "checkpoints", "checkpoint_id")[0]
     path = tmp_path / "out.safetensors"

@@ -95,7 +95,9 @@ def test_json(cli: Cli, tmp_path: Path, path: Path) -> None:
 
 def test_header_only_stores_shapes_and_no_weights(cli: Cli, tmp_path: Path, path: Path) -> None:
     file = weights(tmp_path / "a.safetensors")
-    assert cli("ingest", file, "-c", path, "--header-only").exit_code == 0
+    result = cli("ingest", file, "-c", path, "--header-only")
+    assert result.exit_code == 0
+    assert result.stdout == f"{file}: 1 header stored; the weights were not fetched\n"
     listed = json.loads(cli("ls", "checkpoints", "-c", path, "--json").stdout)
     assert [row["state"] for row in listed] == ["header-only"]
     full = cli("ingest", file, "-c", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -155,6 +156,22 @@ def test_what_safetensors_cannot_hold_is_said(catalog: Catalog, tmp_path: Path) 
     with pytest.raises(CatalogError, match="'z' is complex128, which safetensors cannot hold"):
         catalog.export(checkpoint, tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_sharded_set_comes_back_file_by_file(catalog: Catalog, tmp_path: Path) -> None:
+    """The index too, which is written as its author wrote it, in their order and with their spaces."""
+    came = tmp_path / "came"
+    came.mkdir()
+    save_file({"a": torch.ones(2), "b": torch.zeros(3)}, came / "net-1.safetensors")
+    save_file({"c": torch.arange(3)}, came / "net-2.safetensors")
+    homes = {"c": "net-2.safetensors", "a": "net-1.safetensors", "b": "net-1.safetensors"}
+    text = json.dumps({"weight_map": homes, "metadata": {"total_size": 44, "by": "me"}}, indent=1)
+    (came / "net.safetensors.index.json").write_text(text)
+    (checkpoint,) = catalog.ingest(came).checkpoint_ids
+    folder = catalog.export(checkpoint, tmp_path / "back")
+    names = sorted(file.name for file in came.iterdir())
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert [(folder / n).read_bytes() for n in names] == [(came / n).read_bytes() for n in names]
 
 
 def test_damage_is_found_on_export_and_leaves_no_file(catalog: Catalog, tmp_path: Path) -> None:

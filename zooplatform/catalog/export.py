@@ -43,7 +43,7 @@ def export_checkpoint(reader: Reader, checkpoint_id: str, path: Path) -> Path:
     tensors = [] if row["shard_id"] is not None else reader.tensor_rows(row)
     files = reader.snapshot.rows_of("files", checkpoint_id, row["commit_id"])
     files = sorted(files, key=lambda f: f["file_index"])
-    originals = [f for f in files if f["header"] is not None]
+    originals = _originals(files)
     as_folder = path.is_dir() or not path.suffix
     if len(originals) == 1 and not as_folder:
         return _write_original(reader, originals[0], tensors, path)
@@ -58,22 +58,30 @@ def export_checkpoint(reader: Reader, checkpoint_id: str, path: Path) -> Path:
 def _write_folder(
     reader: Reader, files: list[dict[str, Any]], tensors: list[dict[str, Any]], path: Path
 ) -> Path:
-    originals = [f for f in files if f["header"] is not None]
+    originals = _originals(files)
     for file in originals:
         _write_original(reader, file, tensors, path / Path(file["path"]).name)
     if len(originals) > 1:
-        names = {f["file_index"]: Path(f["path"]).name for f in originals}
-        weight_map = {
-            t["name"]: names[t["source_file"]] for t in tensors if t["source_file"] in names
-        }
-        total = sum(t["size_bytes"] for t in tensors)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write(
-            path / "model.safetensors.index.json",
-            [json.dumps(index, indent=2).encode() + b"\n"],
-            None,
-        )
+        index = next((f for f in files if f["format"] == "shard-index" and f["header"]), None)
+        if index is not None:
+            _write(path / Path(index["path"]).name, [index["header"]], index["sha256"])
+        else:
+            _write(path / "model.safetensors.index.json", [_new_index(originals, tensors)], None)
     return path
+
+
+def _originals(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The safetensors files among those that a checkpoint came in."""
+    return [f for f in files if f["header"] is not None and f["format"] != "shard-index"]
+
+
+def _new_index(originals: list[dict[str, Any]], tensors: list[dict[str, Any]]) -> bytes:
+    """An index for shards that came without one."""
+    names = {f["file_index"]: Path(f["path"]).name for f in originals}
+    weight_map = {t["name"]: names[t["source_file"]] for t in tensors if t["source_file"] in names}
+    total = sum(t["size_bytes"] for t in tensors)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return json.dumps(index, indent=2).encode() + b"\n"
 
 
 def _write_original(

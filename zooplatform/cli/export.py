@@ -18,7 +18,7 @@ __all__ = ["export"]
 
 @click.command()
 @click.argument("checkpoint", metavar="ID")
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @catalog_option
 @yes_option
 @json_option
@@ -27,10 +27,12 @@ def export(checkpoint: str, path: Path, catalog: str, yes: bool, as_json: bool) 
     """Write a checkpoint to a safetensors file.
 
     ID is a checkpoint, the beginning of one, or a model that has one checkpoint. What came as a
-    safetensors file is given back byte for byte. A FILE that is there is replaced only with -y.
+    safetensors file is given back byte for byte; what came in shards, too, where FILE is a folder
+    or has no suffix. A FILE that is there is replaced only with -y.
 
     \b
     zoo export 01935c2f weights.safetensors
+    zoo export 01935c2f weights-in-shards
     zoo export 01935c2f weights.safetensors -y --json
     """
     if path.exists() and not yes:
@@ -38,7 +40,9 @@ def export(checkpoint: str, path: Path, catalog: str, yes: bool, as_json: bool) 
     with open_catalog(catalog) as opened:
         checkpoint_id = find_checkpoint(opened, checkpoint)
         written = opened.export(checkpoint_id, path)
-    size = written.stat().st_size
+    # A folder is there only with -y, or was made now: either way what lies in it counts as written.
+    parts = written.iterdir() if written.is_dir() else [written]
+    size = sum(part.stat().st_size for part in parts)
     if as_json:
         out.data({"checkpoint_id": checkpoint_id, "path": str(written), "size_bytes": size})
     else:

@@ -74,7 +74,7 @@ def ingest(
                 except ZooError as error:
                     result = {"reference": reference, "status": "failed", "error": str(error)}
                 else:
-                    result = _result(reference, report)
+                    result = _result(reference, report) | {"header_only": header_only}
             results.append(result)
             if not as_json:
                 _print(result)
@@ -114,7 +114,10 @@ def _print(result: Mapping[str, Any]) -> None:
     if "error" in result:
         out.error(result["error"])
         return
-    if result["num_stored"]:
+    if result["num_stored"] and result["header_only"]:
+        headers = human_count(result["num_stored"], "header")
+        out.line(f"{reference}: {headers} stored; the weights were not fetched")
+    elif result["num_stored"]:
         out.line(
             f"{reference}: {human_count(result['num_stored'], 'checkpoint')} stored, "
             f"{human_bytes(result['bytes_read'])} read, "

@@ -150,7 +150,12 @@ class ShardedReader(ReaderBase):
             ),
         )
         self.files = (
-            SourceFile(path=path.name, format="shard-index", size_bytes=index_file.size),
+            SourceFile(
+                path=path.name,
+                format="shard-index",
+                size_bytes=index_file.size,
+                header=index_file.read_at(0, index_file.size),
+            ),
             *(file for reader in self._readers.values() for file in reader.files),
         )
 
