@@ -148,12 +148,11 @@ class WeightDataset(Dataset[Sample]):
                 f"A batch is at least one network, and all are of one architecture; these {len(rows)} have "
                 f"{len(np.unique(groups))}. `batches` and `loader` group them."
             )
-        group = int(groups[0])
         return Batch(
-            self._gather[group].take(self._place_of[rows]),
+            self._gather[groups[0]].take(self._place_of[rows]),
             torch.from_numpy(self._target_array[rows]),
             self._id_array[rows].tolist(),
-            self._names[group],
+            self._names[groups[0]],
         )
 
     def batches(

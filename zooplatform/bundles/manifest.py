@@ -130,8 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
         )
         for architecture in manifest.architectures:
             manifest.layout(architecture)
-        for model in manifest.models:
+        for model, row in manifest.models.items():
             manifest.info(model)
+            _ = row["zoo_id"], row["build"]["adapter"], row["build"]["config"]
         for checkpoint in manifest.checkpoints:
             manifest.models[checkpoint.model_id]
             manifest.architectures[checkpoint.architecture_id]

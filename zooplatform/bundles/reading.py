@@ -61,6 +61,9 @@ def import_split(
     ]
     _check(catalog, manifest, members)
     missing = _not_stored(catalog, manifest)
+    # All of them first, so that nothing of a damaged folder is stored.
+    for path, digest in {manifest.path(row): row.sha256 for row in missing}.items():
+        _compare(path, digest)
     done = 0
     for batch, zoo in _populations(catalog, manifest, missing):
         catalog.write_population(batch, zoo)
@@ -153,36 +156,24 @@ def _described(
     catalog: Catalog, manifest: Manifest, row: ManifestCheckpoint
 ) -> Mapping[str, Any] | None:
     """What the manifest says of an architecture; None where its adapter is not installed here."""
-    architecture = manifest.architectures[row.architecture_id]
-    adapter = architecture["adapter"]
-    if adapter is None or adapter not in catalog.registry.architectures:
+    build = manifest.models[row.model_id]["build"]
+    if build["adapter"] is None or build["adapter"] not in catalog.registry.architectures:
         return None
-    own = manifest.models[row.model_id]["build_config"]
-    return {
-        "adapter": adapter,
-        "family": architecture["family"],
-        "name": architecture["name"],
-        "config": own or architecture["config"] or {},
-    }
+    architecture = manifest.architectures[row.architecture_id]
+    return {**build, "family": architecture["family"], "name": architecture["name"]}
 
 
-def _checked_file(manifest: Manifest, row: ManifestCheckpoint) -> Path:
-    """The file of a checkpoint, after its hash was compared.
-
-    Raises:
-        IntegrityError: it is missing or changed.
-    """
-    path = manifest.path(row)
+def _compare(path: Path, expected: str) -> None:
+    """Raises IntegrityError when a file is missing or its SHA-256 is not `expected`."""
     try:
         with path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as exc:
         raise IntegrityError(f"{path}: the file cannot be read ({exc.strerror}). {_AGAIN}") from exc
-    if digest != row.sha256:
+    if digest != expected:
         raise IntegrityError(
-            f"{path}: its SHA-256 is {digest}, the manifest says {row.sha256}. {_AGAIN}"
+            f"{path}: its SHA-256 is {digest}, the manifest says {expected}. {_AGAIN}"
         )
-    return path
 
 
 # --- populations -----------------------------------------------------------------------------------------------------
@@ -196,8 +187,8 @@ def _populations(
     for row in missing:
         if row.storage == "population":
             model = manifest.models[row.model_id]
-            config = to_json(model["build_config"])
-            groups[model["zoo_id"], row.architecture_id, config].append(row)
+            build = to_json(model["build"])
+            groups[model["zoo_id"], row.architecture_id, build].append(row)
     for (_, architecture, _), rows in groups.items():
         layout = manifest.layout(architecture)
         vector = VectorLayout(layout)
@@ -233,7 +224,7 @@ def _fill(
     manifest: Manifest, row: ManifestCheckpoint, vector: VectorLayout, weights: Any, aside: Any
 ) -> None:
     """Copy the tensors of a file into a row of bytes, and those of other dtypes aside."""
-    with closing(SafetensorsReader(_checked_file(manifest, row))) as reader:
+    with closing(SafetensorsReader(manifest.path(row))) as reader:
         specs = {spec.name: spec for spec in reader.header.tensors}
         size = len(weights) // max(1, vector.width)
         for field in vector.fields:
@@ -256,13 +247,12 @@ def _record(manifest: Manifest, row: ManifestCheckpoint) -> CheckpointRecord:
 
 
 def _open(catalog: Catalog, manifest: Manifest, row: ManifestCheckpoint) -> _BundledCheckpoint:
-    path = _checked_file(manifest, row)
     # Values that plugins measure at ingest are measured anew.
     measured = {spec.name for _, spec in catalog.registry.properties}
     metrics = tuple(
         m for m in row.metrics if m.dataset or m.origin != "measured" or m.name not in measured
     )
-    reader = SafetensorsReader(path)
+    reader = SafetensorsReader(manifest.path(row))
     reader.step, reader.epoch = row.step, row.epoch
     if row.source_file is not None:
         reader.files = (replace(reader.files[0], path=row.source_file),)

@@ -171,6 +171,7 @@ def _manifest(
     metrics = _rows_by(snapshot, "metrics", "checkpoint_id", set(rows))
     architecture_ids = {row["architecture_id"] for row in rows.values()}
     architectures = _rows_by(snapshot, "architectures", "architecture_id", architecture_ids)
+    builds = _builds(catalog, rows, known)
     roles = defaultdict(list)
     for member in members:
         roles[member.checkpoint_id].append(member.role)
@@ -189,13 +190,15 @@ def _manifest(
         },
         "architectures": {
             i: {
-                **{name: found[0][name] for name in ("adapter", "family", "name")},
-                "config": _parsed(found[0]["config"]),
+                **{name: found[0][name] for name in ("family", "name")},
                 "layout": layout_rows(catalog.reader.vector(i).layout),
             }
             for i, found in sorted(architectures.items())
         },
-        "models": {i: _model(row, edges.get(i, [])) for i, row in sorted(known.items())},
+        "models": {
+            i: {**_model(row, edges.get(i, [])), "build": builds[i]}
+            for i, row in sorted(known.items())
+        },
         "checkpoints": [
             {
                 **{name: row[name] for name in ("checkpoint_id", "model_id", "architecture_id")},
@@ -218,7 +221,7 @@ def _model(row: dict[str, Any], edges: Sequence[dict[str, Any]]) -> dict[str, An
     plain = ("zoo_id", "name", "source", "source_key", "revision", "license", "base_model", "seed")
     return {
         **{name: row[name] for name in plain},
-        **{name: _parsed(row[name]) for name in ("config", "build_config", "metadata")},
+        **{name: _parsed(row[name]) for name in ("config", "metadata")},
         "lineage": [
             {
                 "parent": edge["parent_id"],
@@ -228,6 +231,24 @@ def _model(row: dict[str, Any], edges: Sequence[dict[str, Any]]) -> dict[str, An
             for edge in edges
         ],
     }
+
+
+def _builds(
+    catalog: Catalog, rows: dict[str, dict[str, Any]], models: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Adapter and configuration that build each model, by model id."""
+    reader = catalog.reader
+    known: dict[tuple[str, str | None], dict[str, Any]] = {}
+    found = {}
+    for row in rows.values():
+        model = row["model_id"]
+        # Few differ, and looking one up takes time.
+        key = (row["architecture_id"], models[model]["build_config"])
+        if key not in known:
+            description = reader.description(row["checkpoint_id"])
+            known[key] = {"adapter": description.adapter, "config": description.config}
+        found[model] = known[key]
+    return found
 
 
 def _tied(catalog: Catalog, row: dict[str, Any]) -> dict[str, str]:

@@ -93,17 +93,17 @@ class Gatherer:
             return self._tensor(self._mapped[0].take(self._row_of[rows], axis=0))
         if not self._pieces and self._row_bytes < _LONG_ROW_BYTES:
             return self._tensor(self._by_file(rows))
-        parts: list[npt.NDArray[Any]] = []
+        places = zip(self._matrix_of[rows].tolist(), self._row_of[rows].tolist(), strict=True)
         mapped = self._mapped
-        for matrix, row in zip(
-            self._matrix_of[rows].tolist(), self._row_of[rows].tolist(), strict=True
-        ):
-            if matrix >= 0:
-                parts.append(mapped[matrix][row])
-            else:
-                parts.extend(map(self._piece, self._pieces[row]))
+        if not self._pieces:
+            parts = [mapped[matrix][row] for matrix, row in places]
+        else:
+            parts = []
+            for matrix, row in places:
+                own = [mapped[matrix][row]] if matrix >= 0 else map(self._piece, self._pieces[row])
+                parts.extend(own)
         joined = np.concatenate(parts) if parts else np.empty(0, np.uint8)
-        return self._tensor(joined.reshape(len(rows), -1) if len(rows) else joined)
+        return self._tensor(joined.reshape(len(rows), -1))
 
     @property
     def _row_bytes(self) -> int:
