@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "LAYER_TYPES",
+    "POSITION_COLUMNS",
     "ArchitectureAdapter",
     "ArchitectureSpec",
     "BackendSpec",
@@ -49,6 +51,7 @@ __all__ = [
     "ModelRef",
     "PopulationBatch",
     "PopulationSource",
+    "PopulationTokenizer",
     "Predictor",
     "PredictorSpec",
     "Progress",
@@ -95,13 +98,14 @@ class TensorSpec:
 
 Layout: TypeAlias = tuple[TensorSpec, ...]
 
+LAYER_TYPES = ("conv", "linear", "norm", "embedding", "attention", "recurrent", "other")
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """What a layer is, for the tensors that belong to it.
 
-    `index` counts layers from the input; `type` is one of `conv linear norm embedding attention recurrent other`;
-    `tensors` are state-dict names, weight first.
+    `index` counts layers from the input; `type` is one of `LAYER_TYPES`; `tensors` are state-dict names, weight first.
     """
 
     index: int
@@ -342,11 +346,18 @@ class ArchitectureAdapter(Protocol):
         """An initialised module whose `state_dict` has the layout; raises ArchitectureError when it cannot."""
 
 
+POSITION_COLUMNS = ("token", "layer", "index", "layer_type", "unit", "chunk")
+
+
 class TokenBatch(NamedTuple):
     """Tokens of B networks: `tokens` (B, T, C) or code indices (B, T); `mask` (B, T, C) or (B, T), True = real.
 
-    `positions` (B, T, 3) holds (token index, layer index, index inside the layer); `scales` what decode needs to undo
-    the normalisation, by name.
+    `positions` (B, T, K) int64 says where a token is. Its columns are the first K >= 3 of `POSITION_COLUMNS`: the token
+    in its network, its layer (`LayerSpec.index`), the token in its layer; then the layer's type (index into
+    `LAYER_TYPES`), the output unit (-1 where a token is not of one unit), the token in its unit or run.
+
+    `scales` holds by name what decode needs beside the tokens, each with B rows: how values were scaled, and the bytes
+    of tensors that are no tokens. `mask` and `positions` may be views that all networks share: copy before writing.
     """
 
     tokens: torch.Tensor
@@ -373,11 +384,58 @@ class FitReport:
 
 
 class Tokenizer(Protocol):
-    def fit(self, states: Iterable[StateDict], *, seed: int) -> None: ...
-    def encode(self, state: StateDict, *, layout: Layout) -> TokenBatch: ...
-    def decode(self, batch: TokenBatch, *, layout: Layout) -> StateDict: ...
+    """Weights to tokens and back.
+
+    `layers` describes the tensors of `layout` (`Population.vector.layers()`); tensors that no layer names are grouped
+    by their names. `decode` needs the layout and layers that `encode` was given.
+    """
+
+    def fit(
+        self, states: Iterable[StateDict], *, seed: int, config: Config | None = None
+    ) -> None: ...
+
+    def encode(
+        self, state: StateDict, *, layout: Layout, layers: Sequence[LayerSpec] = ()
+    ) -> TokenBatch:
+        """One network as a batch of one.
+
+        Raises:
+            TokenizerError: the state dict is not of this layout, or a tensor cannot be encoded.
+        """
+
+    def decode(
+        self, batch: TokenBatch, *, layout: Layout, layers: Sequence[LayerSpec] = ()
+    ) -> StateDict:
+        """The network of a batch of one, in fresh memory.
+
+        Raises:
+            TokenizerError: the batch holds another number of networks, or tokens of another layout.
+        """
+
     def save(self, folder: Path) -> None: ...
     def load(self, folder: Path) -> None: ...
+
+
+class PopulationTokenizer(Tokenizer, Protocol):
+    """A tokenizer that takes all networks of one architecture at once."""
+
+    def encode_population(
+        self,
+        weights: torch.Tensor,
+        *,
+        layout: Layout,
+        layers: Sequence[LayerSpec] = (),
+        aside: torch.Tensor | None = None,
+    ) -> TokenBatch:
+        """N networks given as in `PopulationBatch`: `weights` (N, P) and `aside` (N, E) uint8.
+
+        Row n is what `encode` gives for network n.
+        """
+
+    def decode_population(
+        self, batch: TokenBatch, *, layout: Layout, layers: Sequence[LayerSpec] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The weights (N, P) and the bytes aside (N, E), None where the layout has none."""
 
 
 class Predictor(Protocol):

@@ -4,8 +4,10 @@
 
 One thread. The networks are those of the `tiny_zoo` preset (2,464 parameters) with random weights. Times are CPU
 milliseconds of this process, so that other work on the machine counts little. The rounds alternate between the copy
-and every way of tokenizing, and the middle of the rounds' ratios is given. Exits with 1 when one of them costs more
-than 3 copies.
+and every way of tokenizing, and the middle of the rounds' ratios is given. `size` is how much larger the tokens are
+than the weights: units of 26 and of 201 weights in tokens of one width are mostly padding, and writing that alone
+takes as many copies. Exits with 1 when chunks cost more than 3 copies of the weights, or neurons more than 3 of their
+tokens.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ CASES: dict[str, tuple[str, Config]] = {
 
 
 class Result(NamedTuple):
-    """Middle CPU milliseconds, the middle of the ratios to a copy, and values per token value."""
+    """Middle CPU milliseconds, the middle of the ratios to a copy, and token values per weight."""
 
     milliseconds: float
     ratio: float
-    padded: float
+    size: float
 
 
 def measure(networks: int, rounds: int) -> tuple[float, dict[str, Result]]:
@@ -67,7 +69,7 @@ def measure(networks: int, rounds: int) -> tuple[float, dict[str, Result]]:
         return lambda: encode(weights, layout=layout).tokens  # type: ignore[no-any-return]
 
     encoders = {case: encoder(*given) for case, given in CASES.items()}
-    padded = {case: encode().numel() / weights.numel() for case, encode in encoders.items()}
+    sizes = {case: encode().numel() / weights.numel() for case, encode in encoders.items()}
     copies: list[float] = []
     times: dict[str, list[float]] = {case: [] for case in CASES}
     ratios: dict[str, list[float]] = {case: [] for case in CASES}
@@ -77,7 +79,7 @@ def measure(networks: int, rounds: int) -> tuple[float, dict[str, Result]]:
             times[case].append(milliseconds(encode))
             ratios[case].append(times[case][-1] / copies[-1])
     return statistics.median(copies), {
-        case: Result(statistics.median(times[case]), statistics.median(ratios[case]), padded[case])
+        case: Result(statistics.median(times[case]), statistics.median(ratios[case]), sizes[case])
         for case in CASES
     }
 
@@ -101,9 +103,13 @@ def main() -> None:
     print(f"{options.networks} networks of 2464 parameters, {options.rounds} rounds, one thread")
     print(f"{'':26}{'ms':>8}{'ratio':>8}{'size':>8}")
     print(f"{'copy':26}{copy:8.1f}{1:8.2f}{1:8.2f}")
-    for case, (spent, ratio, padded) in results.items():
-        print(f"{case:26}{spent:8.1f}{ratio:8.2f}{padded:8.2f}")
-    slow = [case for case, result in results.items() if result.ratio > MOST]
+    for case, (spent, ratio, size) in results.items():
+        print(f"{case:26}{spent:8.1f}{ratio:8.2f}{size:8.2f}")
+    slow = [
+        case
+        for case, result in results.items()
+        if result.ratio > MOST * (result.size if CASES[case][0] == "neuron" else 1)
+    ]
     if slow:
         sys.exit(f"more than {MOST:g} copies: {', '.join(slow)}")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zooplatform.testing.samples import sample_population
     from zooplatform.testing.sources import PopulationSourceContract, SourceContract
     from zooplatform.testing.sql import SqlContract, SqlExample
+    from zooplatform.testing.tokenizers import TokenizerContract
 
 __all__ = [
     "ArchitectureContract",
@@ -25,6 +26,7 @@ __all__ = [
     "SourceContract",
     "SqlContract",
     "SqlExample",
+    "TokenizerContract",
     "header_of",
     "sample_population",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "SourceContract": "sources",
     "SqlContract": "sql",
     "SqlExample": "sql",
+    "TokenizerContract": "tokenizers",
     "header_of": "architectures",
     "sample_population": "samples",
 }

@@ -9,10 +9,10 @@ from zooplatform.interfaces import TokenBatch
 
 
 class SketchTokenizer:
-    def fit(self, states, *, seed):
+    def fit(self, states, *, seed, config=None):
         """There is nothing to fit."""
 
-    def encode(self, state, *, layout):
+    def encode(self, state, *, layout, layers=()):
         wrong = [tensor.name for tensor in layout if tensor.dtype != "float32"]
         if wrong:
             raise TokenizerError(f"{', '.join(wrong)} must be float32.")
@@ -20,7 +20,7 @@ class SketchTokenizer:
         positions = torch.zeros(1, 1, 3, dtype=torch.int64)
         return TokenBatch(tokens, torch.ones_like(tokens, dtype=torch.bool), positions, {})
 
-    def decode(self, batch, *, layout):
+    def decode(self, batch, *, layout, layers=()):
         pieces = batch.tokens[0, 0].split([tensor.num_elements for tensor in layout])
         return {
             tensor.name: piece.reshape(tensor.shape)
