@@ -212,7 +212,7 @@ def test_values_that_are_no_numbers_are_left_out_and_counted(
     assert facts.left_out == 1
     assert [row["num_models"] for row in facts.courses["test_accuracy"]] == [3, 4]
     text = write_report(catalog, "partly", tmp_path).path.read_text(encoding="utf-8")
-    assert "1 values of test_accuracy are NaN, infinite or empty" in text
+    assert "1 value of test_accuracy left out of the figures: NaN" in text
 
 
 def test_single_deep_networks_have_a_page(catalog: Catalog, tmp_path: Path) -> None:

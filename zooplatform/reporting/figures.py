@@ -121,7 +121,7 @@ def _time(axis: Axes, moments: Sequence[float]) -> None:
     """Epochs or steps along the axis."""
     axis.margins(x=0.02)
     if all(float(moment).is_integer() for moment in moments):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def _band(axis: Axes, x: Sequence[float], low: Any, high: Any, colour: str, alpha: float) -> None:

@@ -40,7 +40,8 @@ ul.counts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2re
   padding: 0; margin: 0 0 1.5rem; }}
 ul.counts li, section {{ background: var(--card); border: 1px solid var(--grid); border-radius: .5rem; }}
 ul.counts li {{ padding: .6rem .85rem; }}
-ul.counts strong {{ display: block; font-size: 1.45rem; font-weight: 600; font-variant-numeric: tabular-nums; }}
+ul.counts strong {{ display: block; font-size: 1.3rem; white-space: nowrap; font-weight: 600;
+  font-variant-numeric: tabular-nums; }}
 ul.counts span {{ color: var(--muted); font-size: .85rem; }}
 section {{ padding: 1.1rem 1.25rem; margin: 0 0 1.25rem; }}
 figure {{ margin: 0; }}
@@ -67,8 +68,8 @@ def render(facts: Facts, figures: Sequence[Drawing]) -> str:
         )
     elif facts.left_out:
         parts.append(
-            f'<p class="note">{facts.left_out:,} values of {escape(facts.metric)} are NaN, infinite or empty; figures '
-            "leave them out.</p>"
+            f'<p class="note">{facts.left_out:,} {_noun(facts.left_out, "value")} of {escape(facts.metric)} left out '
+            "of the figures: NaN, infinite or empty.</p>"
         )
     parts += [_figure(drawing, facts) for drawing in figures]
     parts += [_architectures(facts), _hyperparameters(facts), _metrics(facts)]
