@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["compact"]
 
 
+# From so many entries on, opening gains from a summary of the log.
+_LONG_LOG = 10
+
+
 def compact(tables: Tables) -> dict[str, int]:
     """Merge small shards, then the committed files of every table into one each; how many were merged, by what.
 
@@ -66,8 +70,8 @@ def _compact_table(tables: Tables, name: str) -> int:
         pending.path.unlink(missing_ok=True)
         return 0  # another process changed these files first
     reached(f"compacted-{name}")
-    table.refresh()
-    table.write_checkpoint()
+    if table.refresh() >= _LONG_LOG:
+        table.write_checkpoint()
     return len(files)
 
 

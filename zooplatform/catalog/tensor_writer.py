@@ -147,7 +147,9 @@ class _Store:
         return state
 
     def discard(self) -> None:
+        """Give up before anything refers to the shard."""
         self._writer.discard()
+        self._final.unlink(missing_ok=True)
 
 
 def checkpoint_draft(

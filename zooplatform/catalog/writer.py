@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from zooplatform.errors import SchemaError
 from zooplatform.layout import VectorLayout, architecture_id, checkpoint_id, model_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from zooplatform.catalog.commits import Snapshot
@@ -238,49 +239,63 @@ def population_draft(
     aside = batch.aside if everything or batch.aside is None else batch.aside[fresh]
     hashes = content_hashes(vector, arch, weights, aside)
     per_shard = max(1, MAX_POPULATION_BYTES // max(1, vector.size_bytes))
-    for start in range(0, len(fresh), per_shard):
-        part = slice(start, min(start + per_shard, len(fresh)))
-        shard_id = new_id()
-        sealed = seal_population(
-            folder / f"{shard_id}.arrow",
-            catalog / "weights" / "population" / arch / f"{shard_id}.arrow",
-            [ids[i] for i in fresh[part]],
-            weights[part],
-            None if aside is None else aside[part],
-        )
-        draft.bytes_stored += sealed.size_bytes
-        draft.add("shards", shard_row(catalog, shard_id, "population", sealed, arch, vector.dtype))
-        for row, i in enumerate(fresh[part]):
-            record = batch.rows[i]
+    with _discarded_on_failure(draft, catalog):
+        for start in range(0, len(fresh), per_shard):
+            part = slice(start, min(start + per_shard, len(fresh)))
+            shard_id = new_id()
+            sealed = seal_population(
+                folder / f"{shard_id}.arrow",
+                catalog / "weights" / "population" / arch / f"{shard_id}.arrow",
+                [ids[i] for i in fresh[part]],
+                weights[part],
+                None if aside is None else aside[part],
+            )
+            draft.bytes_stored += sealed.size_bytes
             draft.add(
-                "checkpoints",
-                {
-                    "checkpoint_id": ids[i],
-                    "model_id": models[i],
-                    "architecture_id": arch,
-                    "step": record.step,
-                    "epoch": record.epoch,
-                    "dtype": vector.dtype,
-                    "num_parameters": vector.num_parameters,
-                    "size_bytes": vector.size_bytes,
-                    "content_hash": hashes[start + row],
-                    "shard_id": shard_id,
-                    "shard_row": row,
-                    "state": "stored",
-                },
+                "shards", shard_row(catalog, shard_id, "population", sealed, arch, vector.dtype)
             )
-    for row, i in enumerate(fresh):
-        measured: Sequence[MetricRecord] = ()
-        if properties:
-            state = split_vector(
-                vector, np.array(weights[row]), None if aside is None else aside[row]
-            )
-            measured = properties.measure(state, layers)
-        add_metrics(draft, ids[i], (*measured, *batch.rows[i].metrics))
-        for edge in (*batch.rows[i].lineage, *batch.rows[i].model.lineage):
-            add_edge(draft, models[i], edge.parent, edge.relation, edge.detail)
-    draft.rows["tensor_stats"] = [stats_table(vector, [ids[i] for i in fresh], weights, aside)]
+            for row, i in enumerate(fresh[part]):
+                record = batch.rows[i]
+                draft.add(
+                    "checkpoints",
+                    {
+                        "checkpoint_id": ids[i],
+                        "model_id": models[i],
+                        "architecture_id": arch,
+                        "step": record.step,
+                        "epoch": record.epoch,
+                        "dtype": vector.dtype,
+                        "num_parameters": vector.num_parameters,
+                        "size_bytes": vector.size_bytes,
+                        "content_hash": hashes[start + row],
+                        "shard_id": shard_id,
+                        "shard_row": row,
+                        "state": "stored",
+                    },
+                )
+        for row, i in enumerate(fresh):
+            measured: Sequence[MetricRecord] = ()
+            if properties:
+                state = split_vector(
+                    vector, np.array(weights[row]), None if aside is None else aside[row]
+                )
+                measured = properties.measure(state, layers)
+            add_metrics(draft, ids[i], (*measured, *batch.rows[i].metrics))
+            for edge in (*batch.rows[i].lineage, *batch.rows[i].model.lineage):
+                add_edge(draft, models[i], edge.parent, edge.relation, edge.detail)
+        draft.rows["tensor_stats"] = [stats_table(vector, [ids[i] for i in fresh], weights, aside)]
     return draft
+
+
+@contextmanager
+def _discarded_on_failure(draft: Draft, catalog: Path) -> Iterator[None]:
+    """Remove the weight files of a draft that is given up before anything refers to them."""
+    try:
+        yield
+    except BaseException:
+        for row in draft.rows.get("shards", []):
+            (catalog / row["path"]).unlink(missing_ok=True)
+        raise
 
 
 def check_batch(batch: PopulationBatch) -> None:

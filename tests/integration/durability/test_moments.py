@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from catalog_invariants import assert_no_half_commit, assert_tidy, leftovers
-from catalog_processes import population, tensor_file
+from catalog_processes import WIDTH, population, tensor_file
 
 from zooplatform.catalog import open_catalog
 from zooplatform.catalog.commits import Tables
@@ -248,3 +249,42 @@ def test_a_creation_that_is_cut_off_is_begun_again(
         assert isinstance(catalog._tables, Tables)
         catalog.gc(grace_seconds=-10)
         assert leftovers(catalog) == []
+
+
+def test_a_batch_of_several_shards_that_fails_leaves_none(
+    stored: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted((stored.path / "weights").rglob("*.arrow"))
+    steps: list[str] = []
+
+    def fail(step: str) -> None:
+        steps.append(step)
+        if steps.count("shard-durable") == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zooplatform.catalog.writer.MAX_POPULATION_BYTES", 2 * 4 * WIDTH)
+    monkeypatch.setattr("zooplatform.catalog.shards.reached", fail)
+    with pytest.raises(CatalogError, match="No space left on device"):
+        stored.append(population(0, 1, rows=8), zoo="z")
+    assert steps.count("shard-published") == 2
+    monkeypatch.setattr("zooplatform.catalog.shards.reached", reached)
+    assert sorted((stored.path / "weights").rglob("*.arrow")) == before
+    ids = stored.append(population(0, 1, rows=8), zoo="z")
+    assert len(sorted((stored.path / "weights").rglob("*.arrow"))) == len(before) + 4
+    weights = stored.population(ids, verify=True).weights.numpy()
+    np.testing.assert_array_equal(weights, population(0, 1, rows=8).weights)
+
+
+def test_a_checkpoint_that_fails_after_its_shard_was_sealed(
+    stored: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted((stored.path / "weights").rglob("*.arrow"))
+
+    def fail(step: str) -> None:
+        if step == "shard-published":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zooplatform.catalog.shards.reached", fail)
+    with pytest.raises(CatalogError, match="No space left on device"):
+        stored.ingest(tensor_file(tmp_path, 0, 1))
+    assert sorted((stored.path / "weights").rglob("*.arrow")) == before
