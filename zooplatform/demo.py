@@ -161,7 +161,7 @@ def _rebuild(catalog: Catalog, folder: Path) -> Iterator[DemoStep]:
     yield DemoStep(
         name="export",
         title="Export the best network to a safetensors file",
-        how=f"zoo export {checkpoint_id} {exported} -c {catalog.path}",
+        how=f"zoo export {checkpoint_id} {exported} -c {folder / ZOO}",
         result={
             "checkpoint_id": checkpoint_id,
             "file": str(exported),
@@ -179,7 +179,9 @@ def _rebuild(catalog: Catalog, folder: Path) -> Iterator[DemoStep]:
     yield DemoStep(
         name="evaluate",
         title="Build the network from that file and classify real images it has never seen",
-        how=f'network = zooplatform.open_catalog("{catalog.path}").build("{checkpoint_id}")',
+        how=f"""\
+network = zooplatform.open_catalog("{folder / ZOO}").build("{checkpoint_id}")
+network.load_state_dict(safetensors.torch.load_file("{exported}"))""",
         result={
             "num_images": num_images,
             "measured_accuracy": measured,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from zooplatform.catalog import open_catalog
 from zooplatform.interfaces import (
@@ -53,6 +55,37 @@ def test_zoos_are_listed_with_their_counts(cli: Cli, mlp_path: Path) -> None:
     assert header.split()[:4] == ["zoo", "num_models", "num_checkpoints", "num_architectures"]
     assert row.split()[:6] == ["mlps", "4", "8", "1", "1.6", "kB"]
     assert "CC0-1.0" in row
+
+
+def test_models_outside_of_any_zoo_are_not_passed_over(
+    cli: Cli, mlp_path: Path, tmp_path: Path
+) -> None:
+    save_file({"w": np.ones(2)}, tmp_path / "lone.safetensors")
+    copy = shutil.copytree(mlp_path, tmp_path / "copy")
+    for path in (tmp_path / "new", copy):
+        assert cli("ingest", tmp_path / "lone.safetensors", "-c", path).exit_code == 0
+        listed = cli("ls", "-c", path)
+        assert "1 model outside of any zoo: `zoo ls models` lists them." in listed.stderr
+    assert "No zoos here. 1 model" in cli("ls", "-c", tmp_path / "new").stderr
+
+
+def test_the_name_of_a_model_leads_to_its_id(cli: Cli, mlp_path: Path) -> None:
+    model = json.loads(cli("ls", "models", "-c", mlp_path, "--json").stdout)[0]
+    result = cli("show", model["name"], "-c", mlp_path)
+    assert result.exit_code == 1
+    assert f"It is a name; give the id: {model['model_id']}" in result.stderr
+
+
+def test_numbers_among_hyperparameters_are_in_their_order(cli: Cli, tmp_path: Path) -> None:
+    sample = sample_population("mlp")
+    rows = [
+        replace(row, model=replace(row.model, key=f"k{i}", config={"width": (10, 9, 100)[i % 3]}))
+        for i, row in enumerate(sample.rows)
+    ]
+    with open_catalog(tmp_path / "catalog", create=True) as catalog:
+        catalog.append(replace(sample, rows=rows), zoo="z")
+    (found,) = shown(cli, tmp_path / "catalog", "z")["hyperparameters"]
+    assert found["values"] == ["9", "10", "100"]
 
 
 def test_json(cli: Cli, mlp_path: Path) -> None:

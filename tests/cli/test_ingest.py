@@ -136,3 +136,16 @@ def test_a_folder_that_is_no_catalog_is_left_alone(cli: Cli, tmp_path: Path) -> 
 def test_npy_arrays_are_weights_too(cli: Cli, tmp_path: Path, path: Path) -> None:
     np.savez(tmp_path / "w.npz", **{"fc.weight": np.ones((2, 3), np.float32)})
     assert cli("ingest", tmp_path / "w.npz", "-c", path).exit_code == 0
+
+
+def test_a_folder_of_which_nothing_new_can_be_stored(cli: Cli, tmp_path: Path, path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    weights(folder / "good.safetensors")
+    for name in ("a", "b"):
+        (folder / f"{name}.safetensors").write_text("<html>not found</html>")
+    assert "1 checkpoint stored" in cli("ingest", folder, "-c", path).stdout
+    again = cli("ingest", folder, "-c", path)
+    assert again.exit_code == 1
+    assert again.stdout == f"{folder}: nothing stored, 1 checkpoint already in the catalog\n"
+    assert f"{folder}: 2 of its checkpoints failed." in again.stderr

@@ -60,7 +60,7 @@ def _zoo(catalog: Catalog, zoo_id: str) -> dict[str, Part]:
     hyperparameters = _rows(
         catalog,
         """select h.key, count(*) as num_models, count(distinct h.value) as num_values,
-            list_sort(list(distinct h.value))[:8] as values
+            list(distinct h.value order by try_cast(h.value as double), h.value)[:8] as values
         from hyperparameters h join models m on m.model_id = h.model_id
         where m.zoo_id = ? group by h.key order by h.key""",
         [zoo_id],

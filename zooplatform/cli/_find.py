@@ -28,12 +28,22 @@ def find(catalog: Catalog, given: str) -> tuple[str, str]:
     """
     found = [(row["kind"], row["id"]) for row in catalog.sql(_BEGIN_SO, [given]).to_pylist()]
     if not found or not given:
-        raise UnknownIdError("zoo, model or checkpoint", given)
+        raise _unknown(catalog, given)
     if len(found) > 1 and found[0][1] != given:
         hits = ", ".join(f"{kind} {identity}" for kind, identity in found[:4])
         more = ", …" if len(found) > 4 else ""
         raise CatalogError(f"Several ids begin with {given!r}: {hits}{more}. Give more of one.")
     return found[0]
+
+
+def _unknown(catalog: Catalog, given: str) -> UnknownIdError:
+    """Several models may have one name, so names are no ids; the error says whose name it is."""
+    named = catalog.sql("select model_id from models where name = ? order by 1 limit 4", [given])
+    ids = named.column("model_id").to_pylist()
+    if not ids:
+        return UnknownIdError("zoo, model or checkpoint", given)
+    remedy = f"It is a name; give the id: {', '.join(ids)}{', …' if len(ids) > 3 else ''}"
+    return UnknownIdError("zoo, model or checkpoint", given, remedy=remedy)
 
 
 def find_checkpoint(catalog: Catalog, given: str) -> str:

@@ -11,7 +11,7 @@ from zooplatform.cli._find import find
 from zooplatform.cli._options import catalog_option, json_option, limit_option, note_options
 from zooplatform.cli._output import out
 from zooplatform.cli._session import open_catalog
-from zooplatform.cli._text import human_bytes
+from zooplatform.cli._text import human_bytes, human_count
 
 if TYPE_CHECKING:
     from zooplatform.catalog import Catalog
@@ -70,6 +70,7 @@ def ls(what: str, zoo: str | None, limit: int | None, catalog: str, as_json: boo
     with open_catalog(catalog) as opened:
         zoo_id = _zoo_id(opened, zoo)
         rows = opened.sql(query, [zoo_id, zoo_id]).to_pylist()
+        outside = _outside(opened) if what == "zoos" and zoo is None else 0
     more = bool(limit) and len(rows) > (limit or 0)
     if more:
         rows.pop()
@@ -77,10 +78,20 @@ def ls(what: str, zoo: str | None, limit: int | None, catalog: str, as_json: boo
         out.data(rows)
     else:
         out.table([_readable(row) for row in rows])
-        if not rows:
+        if outside:
+            # What was ingested without --zoo must not look as if it were not there.
+            also = "" if rows else "No zoos here. "
+            of = human_count(outside, "model")
+            out.note(f"{also}{of} outside of any zoo: `zoo ls models` lists them.")
+        elif not rows:
             out.note(f"No {what} here. Store some with `zoo ingest REF`.")
     if more:
         out.note(f"The first {limit:,} are listed; --limit 0 lists all.")
+
+
+def _outside(catalog: Catalog) -> int:
+    rows = catalog.sql("select count(*) from models where zoo_id is null")
+    return int(rows.column(0)[0].as_py())
 
 
 def _zoo_id(catalog: Catalog, zoo: str | None) -> str | None:

@@ -123,7 +123,10 @@ def _print(result: Mapping[str, Any]) -> None:
             f"{human_bytes(result['bytes_read'])} read, "
             f"{human_bytes(result['bytes_stored'])} written"
         )
-    elif not result["failed"]:
+    elif result["failed"]:
+        known = human_count(len(result["skipped"]), "checkpoint")
+        out.line(f"{reference}: nothing stored, {known} already in the catalog")
+    else:
         out.line(f"{reference}: already in the catalog, nothing stored")
         for skipped in result["skipped"]:
             out.note(f"  {skipped['reference']}: {skipped['reason']}")
@@ -131,3 +134,5 @@ def _print(result: Mapping[str, Any]) -> None:
         out.note(f"  {note}")
     for failure in result["failed"]:
         out.error(failure["error"])
+    if len(result["failed"]) > 1:
+        out.note(f"{reference}: {len(result['failed'])} of its checkpoints failed.")

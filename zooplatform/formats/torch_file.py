@@ -142,8 +142,14 @@ def _load(path: Path, *, mapped: bool) -> Any:
         raise SourceError(
             path, f"torch's restricted unpickler refuses it: {str(exc)[:300]}", RESAVE
         ) from exc
+    except AttributeError as exc:
+        # What torch.load itself ends with for float8, float4, complex32 and uint16/32/64 here.
+        raise SourceError(
+            path,
+            f"torch cannot read one of its dtypes from the format of before torch 1.6 ({str(exc)[:300]}).",
+            "Write it again with torch.save as it is, without _use_new_zipfile_serialization=False.",
+        ) from exc
     except (
-        AttributeError,  # torch cannot read float8 and uint16/32/64 from its own legacy format
         RuntimeError,
         ValueError,
         TypeError,
@@ -152,7 +158,7 @@ def _load(path: Path, *, mapped: bool) -> Any:
         OSError,
         AssertionError,
     ) as exc:
-        raise SourceError(path, f"torch cannot read it: {str(exc)[:300]}", _AGAIN) from exc
+        raise SourceError(path, f"torch cannot read it: {str(exc)[:300]}.", _AGAIN) from exc
 
 
 def _plan_zip(file: OpenFile) -> Found:
