@@ -49,9 +49,9 @@ def _next_power(std: torch.Tensor) -> torch.Tensor:
     return torch.where(fraction < math.sqrt(0.5), power / 2, power)
 
 
-def asinh_limit(dtype: torch.dtype) -> float:
-    """The largest token whose value is sure not to overflow when it is decoded."""
-    return math.asinh(torch.finfo(dtype).max / 4)
+def asinh_limit(dtype: torch.dtype, gain: float) -> float:
+    """The largest value that is sure not to overflow on its way to a token and back."""
+    return torch.finfo(dtype).max / (4 * max(gain, 1.0))
 
 
 def asinh_(values: torch.Tensor, gain: float) -> None:

@@ -185,8 +185,8 @@ class BlockTokenizer(Generic[R]):
                 (number, 1), self.rule.gain, dtype=plan.dtype, device=device
             )
             for _, values, layers in _slabs(plan, columns, tokens):
+                _check_range(plan, layers, values, asinh_limit(plan.dtype, self.rule.gain))
                 asinh_(values, self.rule.gain)
-                _check_limit(plan, values, layers)
         narrow = [columns[spec.name] for spec in plan.narrow]
         if any(bool(column.to(plan.dtype).isnan().any()) for column in narrow):
             scales["nan"] = torch.cat([to_bytes(column) for column in narrow], dim=1)
@@ -245,7 +245,7 @@ class BlockTokenizer(Generic[R]):
             )
             for spec in plan.layout
         }
-        stream = batch.tokens[:, : plan.num_tokens].reshape(number, -1)
+        stream = batch.tokens[:, : plan.num_tokens].flatten(1)
         for run in plan.runs:
             for piece in run.pieces:
                 value = run.view(stream, piece, plan.width)
@@ -253,11 +253,8 @@ class BlockTokenizer(Generic[R]):
                     value = sinh_(value.clone(), scales["gain"])
                 elif "std" in scales:
                     value = value * scales["std"][:, run.layer, None, None]
-                dtype = torch_dtype(piece.spec)
-                # reshape may give a view of the tokens, which the caller may still write to.
-                value = value.reshape(number, -1).to(dtype)
-                shared = value.untyped_storage().data_ptr() == stream.untyped_storage().data_ptr()
-                values[piece.spec.name] = value.clone() if shared else value
+                fresh = torch.empty(value.shape, dtype=torch_dtype(piece.spec), device=device)
+                values[piece.spec.name] = fresh.copy_(value).flatten(1)
         for key, specs in (("aside", plan.aside), ("nan", plan.narrow)):
             if key not in scales:
                 continue
@@ -274,7 +271,7 @@ class BlockTokenizer(Generic[R]):
 
 def _copy(plan: Plan, columns: Mapping[str, torch.Tensor], tokens: torch.Tensor) -> None:
     """Every value to its place."""
-    stream = tokens.view(len(tokens), -1)
+    stream = tokens.flatten(1)
     for run in plan.runs:
         for piece in run.pieces:
             source = columns[piece.spec.name].view(-1, run.number, piece.length)
@@ -304,20 +301,20 @@ def _slabs(
         _copy(plan, parts, tokens[rows])
 
 
-def _check_limit(plan: Plan, values: torch.Tensor, layers: list[torch.Tensor]) -> None:
-    """Refuse finite values that asinh could not give back."""
-    limit = asinh_limit(values.dtype)
+def _check_range(
+    plan: Plan, layers: list[torch.Tensor], values: torch.Tensor, limit: float
+) -> None:
+    """Refuse numbers beyond `limit`; infinity and NaN are let through, since they come back as they are."""
     if values.numel() == 0:
         return
     least, most = torch.aminmax(values)
     if -limit <= least and most <= limit:
         return
-    # Infinity and NaN come back as they are; a number near the end of the range does not.
     for layer, part in zip(plan.layers, layers, strict=True):
         if bool((part.isfinite() & (part.abs() > limit)).any()):
             raise TokenizerError(
-                f"Layer {layer.name!r} holds values that asinh scaling cannot give back. "
-                "Use scaling 'none' or 'std'."
+                f"Layer {layer.name!r} holds values beyond {limit:.3g}, which asinh scaling cannot "
+                "give back. Use scaling 'none' or 'std'."
             )
 
 

@@ -49,7 +49,7 @@ _KINDS: dict[str, tuple[tuple[str, int], ...]] = {
 # A contract's tests run in many classes, with fixtures that are made once per test.
 _settings = settings(
     deadline=None,
-    max_examples=40,
+    max_examples=25,
     suppress_health_check=[
         HealthCheck.differing_executors,
         HealthCheck.function_scoped_fixture,
@@ -347,8 +347,12 @@ def _split(weights: torch.Tensor, aside: torch.Tensor | None, layout: Layout) ->
 
 
 def _assert_same(first: TokenBatch, second: TokenBatch) -> None:
-    for name, one, two in zip(TokenBatch._fields[:3], first[:3], second[:3], strict=True):
-        assert same_bits(one, two), name
+    """All arrays agree bit for bit, but for the payload of a NaN among the tokens, which casts do not keep."""
+    nan = first.tokens.isnan()
+    assert torch.equal(nan, second.tokens.isnan()), "tokens"
+    assert same_bits(first.tokens.masked_fill(nan, 0), second.tokens.masked_fill(nan, 0)), "tokens"
+    assert same_bits(first.mask, second.mask), "mask"
+    assert same_bits(first.positions, second.positions), "positions"
     assert first.scales.keys() == second.scales.keys()
     for name, value in first.scales.items():
         assert same_bits(value, second.scales[name]), name
