@@ -188,6 +188,7 @@ def _files(work: Path, registry: Registry, show: Callable[[Row], None]) -> None:
             baseline=copy,
             prepare_ours=empty,
             prepare_baseline=clear,
+            rounds=3,
             note="information; 2,464 parameters a file",
         )
     )

@@ -64,6 +64,7 @@ class Pair:
     prepare_ours: Callable[[], Any] | None = None
     prepare_baseline: Callable[[], Any] | None = None
     note: str = ""
+    rounds: int = MIN_ROUNDS
 
 
 def _timed(work: Callable[[Any], object], prepare: Callable[[], Any] | None) -> float:
@@ -91,7 +92,7 @@ def compare(pair: Pair) -> Row:
         _timed(work, prepare)
     begun = time.perf_counter()
     done = 0
-    while done < MIN_ROUNDS or (done < _MAX_ROUNDS and time.perf_counter() - begun < _SECONDS):
+    while done < pair.rounds or (done < _MAX_ROUNDS and time.perf_counter() - begun < _SECONDS):
         order = list(sides) if done % 2 == 0 else list(reversed(sides))
         for side in order:
             times[side].append(_timed(*sides[side]))

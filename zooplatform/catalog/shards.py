@@ -232,7 +232,8 @@ class TensorShardWriter:
         self._rows = 0
         self._start = _FILE_MAGIC + _TENSOR_SCHEMA.serialize().size
         self._pending: list[tuple[bytes, str, tuple[int, ...], int]] = []
-        self._staging = bytearray()
+        self._staging: npt.NDArray[np.uint8] | None = None
+        self._staged = 0
 
     @property
     def num_rows(self) -> int:
@@ -254,11 +255,17 @@ class TensorShardWriter:
             return written + self._write(
                 [(digest, dtype, shape, size)], pa.py_buffer(data), [padded]
             )
-        self._pending.append((digest, dtype, shape, size))
-        self._staging += data
-        self._staging += bytes(-size % ALIGNMENT)
-        if len(self._staging) >= BATCH_BYTES:
+        padded = _padded(size, ALIGNMENT)
+        if self._staged + padded > BATCH_BYTES:
             written += self.flush()
+        if self._staging is None:
+            # One buffer for all batches: fresh memory for each would cost more than the copying.
+            self._staging = np.empty(BATCH_BYTES, dtype=np.uint8)
+        end = self._staged + size
+        self._staging[self._staged : end] = np.frombuffer(data, dtype=np.uint8)
+        self._staging[end : self._staged + padded] = 0
+        self._staged += padded
+        self._pending.append((digest, dtype, shape, size))
         return written
 
     def flush(self) -> list[Placed]:
@@ -266,8 +273,9 @@ class TensorShardWriter:
         if not self._pending:
             return []
         sizes = [_padded(size, ALIGNMENT) for *_, size in self._pending]
-        places = self._write(self._pending, pa.py_buffer(self._staging), sizes)
-        self._pending, self._staging = [], bytearray()
+        assert self._staging is not None
+        places = self._write(self._pending, pa.py_buffer(self._staging[: self._staged]), sizes)
+        self._pending, self._staged = [], 0
         return places
 
     def _write(
