@@ -68,14 +68,17 @@ def test_the_whole_gets_its_share_exactly() -> None:
 
 def test_the_draw_is_the_published_function_of_seed_and_content() -> None:
     """Frozen: a change of these roles would give every published split another meaning."""
-    roles = draw(singles(8), contents(8), ratio=parse_ratio("50/25/25"), seed=7)
-    order = sorted(
-        range(8),
-        key=lambda at: hashlib.blake2b(contents(8)[at].encode(), key=b"7", digest_size=16).digest(),
-    )
-    assert [roles[at] for at in order] == [
-        *("train", "val", "test", "train"),
-        *("train", "val", "test", "train"),
+    known, groups = contents(24), [[at, at + 8, at + 16] for at in range(8)]
+    roles = draw(groups, known, ratio=parse_ratio("50/25/25"), seed=7)
+
+    def digest(group: list[int]) -> bytes:
+        text = "\n".join(sorted(known[at] for at in group))
+        return hashlib.blake2b(text.encode(), key=b"7", digest_size=16).digest()
+
+    order = sorted(groups, key=digest)
+    assert [{roles[at] for at in group} for group in order] == [
+        *({"train"}, {"val"}, {"test"}, {"train"}),
+        *({"train"}, {"val"}, {"test"}, {"train"}),
     ]
 
 
