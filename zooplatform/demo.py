@@ -35,7 +35,7 @@ _QUESTIONS = (
         """\
 select tensors[1] as layer, layer_type, num_parameters, human_bytes(size_bytes) as size, num_models
 from layer_sizes
-order by num_parameters desc limit 10""",
+order by num_parameters desc, layer limit 10""",
     ),
     (
         "How do the weights of each layer grow while the networks learn?",
@@ -52,8 +52,8 @@ order by s.tensor_index, w.epoch""",
         f"""\
 with ranked as (
     from wide join population_weights using (checkpoint_id, architecture_id)
-    where zoo_id = '{ZOO}' order by test_accuracy desc, checkpoint_id
-), best as (from ranked limit 1)
+    where zoo_id = '{ZOO}'
+), best as (from ranked order by test_accuracy desc, checkpoint_id limit 1)
 select other.model, other.epoch, round(other.test_accuracy, 4) as accuracy,
     round(cosine(other.weights, best.weights), 4) as similarity
 from ranked other, best

@@ -88,6 +88,14 @@ def test_json_twice_in_one_folder(cli: Cli, tmp_path: Path) -> None:
     assert 0.5 < measured["measured_accuracy"] <= 1
 
 
+def test_no_answer_depends_on_the_order_of_equal_rows(tmp_path: Path) -> None:
+    """Two layers of the zoo have one size: each question must say which comes first."""
+    (question,) = [step for step in run_demo(tmp_path / "d") if step.name == "question-1"]
+    rows = question.result.to_pylist()
+    assert rows == sorted(rows, key=lambda row: (-row["num_parameters"], row["layer"]))
+    assert len({row["num_parameters"] for row in rows}) < len(rows)
+
+
 def test_the_accuracy_is_measured_and_not_repeated(tmp_path: Path) -> None:
     """With other images the demo must fail, or it would not show anything."""
     import numpy as np
