@@ -98,13 +98,13 @@ def filled(pool: Pool, folder: Path) -> tuple[Path, list[Any]]:
 
 
 def chosen(taken: list[str]) -> list[tuple[int, str]]:
-    """All steps in the long campaign; else each kind of step twice, since tables are treated alike."""
+    """All steps in the long campaign; else each kind of step once, since tables are treated alike."""
     seen: Counter[str] = Counter()
     picked = []
     for number, step in enumerate(taken):
         kind = step.removesuffix(f"-{step.rpartition('-')[2]}") if step.count("-") else step
         seen[kind] += 1
-        if LONG or seen[kind] <= 2 or step.endswith(("-commits", "-shards")):
+        if LONG or seen[kind] == 1 or step.endswith("-commits"):
             picked.append((number, step))
     return picked
 

@@ -127,8 +127,8 @@ class Operations(RuleBasedStateMachine):
 
 TestOperations = pytest.mark.timeout(300)(Operations.TestCase)
 TestOperations.settings = settings(
-    max_examples=15,
-    stateful_step_count=15,
+    max_examples=10,
+    stateful_step_count=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
