@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import xxhash
 from safetensors.torch import save_file
 
 from zooplatform.errors import CatalogError, IntegrityError
@@ -235,3 +236,24 @@ def test_thousands_of_tensors_need_few_open_files(catalog: Catalog, tmp_path: Pa
     save_file(state, tmp_path / "many.safetensors")
     got = catalog.state_dict(only(catalog, tmp_path / "many.safetensors"), verify=True)
     assert all(torch.equal(got[name], state[name]) for name in state)
+
+
+def test_tensors_made_to_collide_inside_one_checkpoint_stay_apart(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash that anybody can make collisions for must not decide alone what is equal."""
+    from zooplatform.catalog import tensor_writer
+
+    class Colliding:
+        """xxh3 as two tensors see it that were made to collide: the same hash, unless it is seeded."""
+
+        xxh3_128_hexdigest = staticmethod(xxhash.xxh3_128_hexdigest)
+
+        xxh3_128 = staticmethod(lambda *_: xxhash.xxh3_128(b"collision"))
+
+    monkeypatch.setattr(tensor_writer, "xxhash", Colliding)
+    save_file({"a": torch.ones(100), "b": torch.zeros(100)}, tmp_path / "m.safetensors")
+    checkpoint = only(catalog, tmp_path / "m.safetensors")
+    got = catalog.state_dict(checkpoint)
+    assert torch.equal(got["a"], torch.ones(100))
+    assert torch.equal(got["b"], torch.zeros(100))

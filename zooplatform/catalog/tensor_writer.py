@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -84,20 +85,24 @@ class _Store:
         self._known = index.refresh(snapshot)
         self._snapshot = snapshot
         self._maps: dict[str, np.memmap[Any, Any]] = {}
-        self._own: dict[str, int] = {}
+        self._own: dict[tuple[str, str], int] = {}
+        self._seed = secrets.randbits(64)
         self._places: list[Placed] = []
 
     def put(self, spec: TensorSpec, data: memoryview) -> tuple[str, Location | int]:
         """Returns the hash, and the location where it is stored already or its number among the new ones."""
         hasher = xxhash.xxh3_128(data)
         digest = hasher.hexdigest()
-        if digest in self._own:
-            return digest, self._own[digest]
+        # What this ingest has written may still be in memory, so it is told apart by a second hash that nobody can
+        # prepare for: xxh3 alone is fast, not proof against tensors made to collide.
+        mine = (digest, xxhash.xxh3_128_hexdigest(data, seed=self._seed))
+        if mine in self._own:
+            return digest, self._own[mine]
         place = self._known.get(digest)
         if place is not None and self._same(place, data):
             return digest, place
         number = self._writer.num_rows
-        self._own[digest] = number
+        self._own[mine] = number
         self._places += self._writer.add(hasher.digest(), spec.dtype, spec.shape, data)
         return digest, number
 
