@@ -149,3 +149,10 @@ def test_a_folder_of_which_nothing_new_can_be_stored(cli: Cli, tmp_path: Path, p
     assert again.exit_code == 1
     assert again.stdout == f"{folder}: nothing stored, 1 checkpoint already in the catalog\n"
     assert f"{folder}: 2 of its checkpoints failed." in again.stderr
+
+
+def test_a_catalog_cannot_be_where_a_file_is(cli: Cli, tmp_path: Path) -> None:
+    file = weights(tmp_path / "a.safetensors")
+    result = cli("ingest", file, "-c", file)
+    assert result.exit_code == 1
+    assert "a catalog cannot be created there (File exists). Choose another folder." in result.stderr

@@ -377,6 +377,15 @@ def test_equal_networks_of_two_models_are_found(catalog: Catalog, step: int, sev
     assert found.ids == tuple(sorted([ids[1, step], ids[3, step]]))
 
 
+def test_an_equal_network_outside_of_any_zoo_is_found(catalog: Catalog, tmp_path: Path) -> None:
+    ids = Zoo().store(catalog)
+    exported = catalog.export(ids[1, 2], tmp_path / "again.safetensors")
+    (again,) = catalog.ingest(exported).checkpoint_ids
+    (found,) = lint(catalog, ["duplicates"])
+    assert set(found.ids) == {ids[1, 2], again}
+    assert "zoo zoo" in found.subject
+
+
 def test_a_network_with_its_neurons_permuted_is_found(catalog: Catalog) -> None:
     zoo = Zoo()
     state, order = zoo.states[0, 2], torch.tensor([2, 0, 1])

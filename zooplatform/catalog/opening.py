@@ -87,5 +87,5 @@ def _create(folder: Path) -> None:
         fsync_dir(folder)
     except OSError as exc:
         raise CatalogError(
-            f"{folder}: a catalog cannot be created there ({exc.strerror})."
+            f"{folder}: a catalog cannot be created there ({exc.strerror}). Choose another folder."
         ) from exc

@@ -20,7 +20,8 @@ _INITIAL = "bool_and(coalesce(c.step, c.epoch, 1) = 0)"
 _DUPLICATES = f"""
     with same as (
         select c.content_hash, list(c.checkpoint_id order by c.checkpoint_id) as ids,
-            list(distinct m.zoo_id order by m.zoo_id) as zoos,
+            coalesce(list(distinct m.zoo_id order by m.zoo_id)
+                filter (m.zoo_id is not null), []) as zoos,
             count(distinct c.model_id) as num_models, {_INITIAL} as initial
         from checkpoints c join models m using (model_id)
         where c.content_hash is not null
@@ -73,7 +74,7 @@ _PERMUTED = f"""
         group by all
     )
     select list(checkpoint_id order by checkpoint_id) as ids,
-        list(distinct zoo_id order by zoo_id) as zoos
+        coalesce(list(distinct zoo_id order by zoo_id) filter (zoo_id is not null), []) as zoos
     from distinct_ones group by fingerprint, architecture_id
     having count(distinct content_hash) > 1 and count(distinct model_id) > 1 order by all"""
 
