@@ -75,6 +75,9 @@ class HeaderReader:
             "Open it without header_only.",
         )
 
+    def release(self) -> None:
+        """Nothing is held."""
+
     def verify(self) -> None:
         """Nothing beyond the sizes, which were compared with the headers."""
 

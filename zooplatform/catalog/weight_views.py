@@ -29,6 +29,7 @@ from zooplatform.errors import IntegrityError, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from zooplatform.catalog.snapshot import Snapshot
 
@@ -196,11 +197,22 @@ class Weights:
                 ) from exc
             self._mapped[shard["shard_id"]] = mapped
         if offset < 0 or offset + size > len(mapped):
-            raise IntegrityError(
-                f"{path}: weight file has {len(mapped)} bytes; bytes {offset} to {offset + size} "
-                "were committed. Restore it from a copy; `zoo check` lists what is affected."
-            )
+            raise _short(path, len(mapped), offset, size)
         return mapped[offset : offset + size]
+
+    def _read(self, shard: Mapping[str, Any], offset: int, size: int) -> npt.NDArray[np.uint8]:
+        """As `_bytes`, but copied: a scan of a checkpoint larger than memory then passes through little of it."""
+        path = self._snapshot.weight_file(shard["path"])
+        try:
+            data = np.fromfile(path, dtype=np.uint8, count=size, offset=offset)
+        except OSError as exc:
+            raise IntegrityError(
+                f"{path}: weight file is missing or unreadable ({exc}). Restore it from a copy; "
+                "`zoo check` lists what is affected."
+            ) from exc
+        if len(data) != size:
+            raise _short(path, path.stat().st_size, offset, size)
+        return data
 
     def _matrix(self, shard: Mapping[str, Any]) -> npt.NDArray[Any]:
         """The weights of a population shard, (rows in the file, P), in its own dtype."""
@@ -271,9 +283,8 @@ class Weights:
                 scale = int(items[tensor])
                 start = int(part[row]) * PIECE_VALUES // int(per_item[tensor]) * scale
                 size = int(number[row]) // int(per_item[tensor]) * scale
-                raw = self._bytes(
-                    self._shard(shard_ids[tensor]), int(offsets[tensor]) + start, size
-                )
+                shard = self._shard(shard_ids[tensor])
+                raw = self._read(shard, int(offsets[tensor]) + start, size)
                 found.append(decode_float32(raw, dtypes[tensor]))
             flat = np.concatenate(found) if found else np.empty(0, dtype=np.float32)
             ends = np.cumsum(number[rows])
@@ -297,6 +308,13 @@ class Weights:
             return float_lists(flat, which[chosen] * count + starts[chosen], number[chosen])
 
         return Block(index, number, decode)
+
+
+def _short(path: Path, length: int, offset: int, size: int) -> IntegrityError:
+    return IntegrityError(
+        f"{path}: weight file has {length} bytes; bytes {offset} to {offset + size} "
+        "were committed. Restore it from a copy; `zoo check` lists what is affected."
+    )
 
 
 def _equal(table: pa.Table, known: Mapping[str, Any], column: str) -> pa.Table:

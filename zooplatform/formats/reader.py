@@ -41,6 +41,7 @@ class Reader(Protocol):
     @property
     def opened(self) -> tuple[OpenFile, ...]: ...
     def buffer(self, name: str) -> memoryview: ...
+    def release(self) -> None: ...
     def verify(self) -> None: ...
     def close(self) -> None: ...
 
@@ -73,6 +74,9 @@ class ReaderBase:
                 "Take a name of its header.",
             ) from None
 
+    def release(self) -> None:
+        """Give memory back that the next `buffer` takes again."""
+
     def verify(self) -> None:
         for file in self._opened:
             file.check_unchanged()
@@ -101,6 +105,10 @@ class RegionBuffer:
         view = self._bytes.data[:size]
         file.read_into(view, offset)
         return view
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._bytes = None
 
 
 class FileCheckpoint:

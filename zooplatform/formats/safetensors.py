@@ -230,3 +230,6 @@ class SafetensorsReader(ReaderBase):
 
     def buffer(self, name: str) -> memoryview:
         return self._buffer.fill(self._file, self.parsed.offsets[name], self.spec(name).size_bytes)
+
+    def release(self) -> None:
+        self._buffer.release()

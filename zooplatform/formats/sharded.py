@@ -129,6 +129,7 @@ class ShardedReader(ReaderBase):
         index, paths = shard_paths(path)
         index_file = self._own(OpenFile(path))
         self._readers: dict[str, Reader] = {}
+        self._reading: Reader | None = None
         try:
             for shard in paths:
                 self._readers[shard.name] = open_shard(shard)
@@ -165,7 +166,12 @@ class ShardedReader(ReaderBase):
 
     def buffer(self, name: str) -> memoryview:
         self.spec(name)
-        return self._readers[self._home[name]].buffer(name)
+        reader = self._readers[self._home[name]]
+        if self._reading is not None and self._reading is not reader:
+            # Shards are read one after another: one buffer at a time, not one for each.
+            self._reading.release()
+        self._reading = reader
+        return reader.buffer(name)
 
     def verify(self) -> None:
         super().verify()
