@@ -92,7 +92,10 @@ class Times:
         row["seconds"] = round(time.perf_counter() - wall, 3)
         row["cpu_seconds"] = round(_cpu() - cpu, 3)
         if "count" in row:
-            row["note"] = f"{row.pop('count') / row['seconds']:,.0f} {row['note']} per second"
+            count = row.pop("count")
+            row["per_second"] = round(count / row["seconds"])
+            row["per_cpu_second"] = round(count / row["cpu_seconds"])
+            row["note"] = f"{row['per_second']:,} {row['note']} per second"
         self.rows.append(row)
         print(
             f"{name:<44}{row['seconds']:>9.2f}{row['cpu_seconds']:>9.2f}  {row['note']}",

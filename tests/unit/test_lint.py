@@ -386,6 +386,16 @@ def test_an_equal_network_outside_of_any_zoo_is_found(catalog: Catalog, tmp_path
     assert "zoo zoo" in found.subject
 
 
+def test_equal_networks_of_two_zoos_are_duplicates_and_no_permutation(catalog: Catalog) -> None:
+    ids = Zoo().store(catalog, "first")
+    record = Zoo().record(0, 2)
+    copy = replace(record, model=replace(record.model, key="copy"))
+    (other,) = catalog.add_state_dicts([network(0, 2)], [copy], zoo="second")
+    found = only(lint(catalog))
+    assert (found.kind, set(found.ids)) == ("duplicates", {ids[0, 2], other})
+    assert found.subject.endswith(" of zoo first, second")
+
+
 def test_a_network_with_its_neurons_permuted_is_found(catalog: Catalog) -> None:
     zoo = Zoo()
     state, order = zoo.states[0, 2], torch.tensor([2, 0, 1])
