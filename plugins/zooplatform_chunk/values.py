@@ -46,9 +46,8 @@ def to_bytes(column: torch.Tensor) -> torch.Tensor:
     """(N, n) of any dtype as (N, b) uint8."""
     if column.numel() == 0:
         return torch.empty((len(column), 0), dtype=torch.uint8, device=column.device)
-    # Lazy conjugation and negation are not in the bytes yet. `contiguous` would leave strides of single elements.
-    plain = column.resolve_conj().resolve_neg()
-    return plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)
+    # A clone, because `contiguous` would leave strides of single elements and lazy conjugation as they are.
+    return column.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def from_bytes(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

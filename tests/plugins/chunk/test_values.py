@@ -230,6 +230,21 @@ def test_tokens_cut_otherwise_are_refused() -> None:
             tokenizer.decode(batch, layout=wanted)
 
 
+@pytest.mark.parametrize("part", ["positions", "mask"])
+def test_tokens_that_say_they_are_elsewhere_are_refused(part) -> None:
+    state = {"fc.weight": torch.randn(4, 4)}
+    tokenizer = ChunkTokenizer(ChunkRule(chunk_size=4))
+    batch = tokenizer.encode(state, layout=layout_of(state))
+    longer = batch._replace(
+        tokens=torch.cat([batch.tokens, batch.tokens[:, :1]], dim=1),
+        mask=torch.cat([batch.mask, batch.mask[:, :1]], dim=1),
+        positions=torch.cat([batch.positions, batch.positions[:, :1]], dim=1),
+    )
+    moved = {"positions": batch._replace(positions=batch.positions.flip(1)), "mask": longer}
+    with pytest.raises(TokenizerError, match="are not those of this layout"):
+        tokenizer.decode(moved[part], layout=layout_of(state))
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
