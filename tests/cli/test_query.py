@@ -128,8 +128,11 @@ ENDLESS = "select sum(a.range * b.range) from range(10000000) a, range(1000000) 
 
 # Everything is imported before the interrupt comes, so that it meets the running query.
 READY = """
+import signal
 import sys
 import zooplatform.catalog
+# A shell that starts the tests in the background has their interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from zooplatform.cli import main
 print("ready", flush=True)
 main(sys.argv[1:], prog_name="zoo")

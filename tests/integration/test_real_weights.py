@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from zooplatform.catalog import Catalog
@@ -137,6 +137,15 @@ def test_silero_and_magika_as_onnx(catalog: Catalog, real_package: Callable[[str
     )  # all of its weights lie in the branches of If nodes
 
 
+def dataset_names(group: Any, prefix: str = "") -> Iterator[str]:
+    """The names of all data sets below an HDF5 group."""
+    for name, item in group.items():
+        if hasattr(item, "shape"):
+            yield prefix + name
+        else:
+            yield from dataset_names(item, f"{prefix}{name}/")
+
+
 def test_mhcnuggets_is_299_networks_of_one_architecture(
     catalog: Catalog, real_package: Callable[[str], Path]
 ) -> None:
@@ -148,13 +157,8 @@ def test_mhcnuggets_is_299_networks_of_one_architecture(
     for path in files[:3]:
         (checkpoint,) = catalog.ingest(path).checkpoint_ids
         got = catalog.state_dict(checkpoint, verify=True)
-        expected: dict[str, object] = {}
         with h5py.File(path) as file:
-            file.visititems(
-                lambda name, item: (
-                    expected.update({name: item[()]}) if hasattr(item, "shape") else None
-                )
-            )
+            expected = {name: file[name][()] for name in dataset_names(file)}
         assert len(got) == len(expected) == 7
         assert sorted(t.numel() for t in got.values()) == sorted(
             np.size(v) for v in expected.values()
@@ -167,6 +171,7 @@ def test_mhcnuggets_is_299_networks_of_one_architecture(
     report = catalog.ingest(folder, zoo="mhcnuggets")
     assert not report.failed
     counts = catalog.sql(
-        "select count(distinct architecture_id) as a, count(distinct model_id) as m, max(num_parameters) as p from checkpoints"
+        "select count(distinct architecture_id) as a, count(distinct model_id) as m, max(num_parameters) as p"
+        " from checkpoints"
     )
     assert counts.to_pylist() == [{"a": 1, "m": 299, "p": 26_241}]

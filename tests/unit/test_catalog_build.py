@@ -75,7 +75,8 @@ def test_a_network_of_which_nothing_is_known_is_not_built_as_another(
             family="cnn",
             config=config(name),
         )
-    ids = dict(catalog.sql("select model, checkpoint_id from wide").to_pandas().values)
+    rows = catalog.sql("select model, checkpoint_id from wide").to_pylist()
+    ids = {row["model"]: row["checkpoint_id"] for row in rows}
     x = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
     assert torch.equal(catalog.build(ids["relu"])(x), relu(x))
     assert torch.equal(catalog.build(ids["tanh"])(x), tanh(x))

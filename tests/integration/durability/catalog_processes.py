@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,11 +175,13 @@ def serve() -> None:
     """Fork a process for every request and answer with its number, or say how one ended."""
     # What a write imports when it needs it; no thread may be started before a fork, so nothing is run.
     for name in (
-        *("pandas", "safetensors.numpy", "torch", "zooplatform_cnn.adapter"),
+        *("safetensors.numpy", "torch", "zooplatform_cnn.adapter"),
         *("zooplatform_generic.adapter", "zooplatform_local.source"),
         *("zooplatform_stats.properties", "zooplatform_timm.adapter"),
     ):
         importlib.import_module(name)
+    with suppress(ModuleNotFoundError):  # pyarrow imports it where it is installed
+        importlib.import_module("pandas")
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
