@@ -162,9 +162,9 @@ class ModelInfo:
 class SourceFile:
     """A file that a checkpoint came from.
 
-    `header` is the exact header of a `.safetensors` file (its 8 length bytes included), or all of a `shard-index`, which
-    export needs to give the same file back; `tensors` are the state-dict names held by the file, in the order of their
-    bytes.
+    `header` is the exact header of a `.safetensors` file (its 8 length bytes included), or all of a `shard-index`,
+    which export needs to give the same file back; `tensors` are the state-dict names held by the file, in the order of
+    their bytes.
     """
 
     path: str
