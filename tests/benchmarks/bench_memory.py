@@ -91,6 +91,17 @@ def run(work: Path, registry: Registry, show: Callable[[Row], None]) -> None:
                     f"{made['largest_bytes'] / 1e6:.0f} MB, {seconds:.0f} s",
                 )
             )
+            if what == "state-dict":
+                show(
+                    single(
+                        "memory",
+                        "resident memory that this state_dict adds / bytes of the checkpoint",
+                        peak["added_bytes"] / 1e6,
+                        made["total_bytes"] / 1e6,
+                        unit="MB",
+                        note="information: mapped, not read",
+                    )
+                )
     finally:
         for folder in (source, catalog, out):
             shutil.rmtree(folder, ignore_errors=True)
@@ -176,9 +187,15 @@ def _work(what: str, arguments: list[str]) -> dict[str, Any]:
         assert stored.num_rows == computed.num_rows == 1 + 3 * _BLOCKS
         assert np.allclose(stored["l2"], computed["l2"], rtol=1e-3)
     elif what == "state-dict":
+        import torch
+
+        assert torch.get_default_dtype() == torch.float32  # imported, so that it does not count
+        before, _ = _memory()
         state = catalog.state_dict(checkpoint)
+        added = _memory()[0] - before
         assert len(state) == 1 + 3 * _BLOCKS
         assert float(state["blocks.7.up.weight"][5, 5]) != 0
+        return {"added_bytes": added}
     elif what == "export":
         catalog.export(checkpoint, arguments[1])
         assert len(list(Path(arguments[1]).glob("*.safetensors"))) == _SHARDS

@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["MappedShard", "Population"]
 
 
-# Rows that lie side by side are copied through a small window of the file from this size on: what is copied counts as
-# memory of the process once, not twice.
+# From this size on, what was copied out of a mapping is let go piece by piece: it counts as memory of the process once,
+# not twice.
 _READ_BYTES = 1 << 20
 _WINDOW = 4 << 20
-_POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # Linux alone has it
 
 
 class MappedShard(NamedTuple):
@@ -52,23 +51,23 @@ class MappedShard(NamedTuple):
         """
         view = target.reshape(-1).view(np.uint8)
         start = self.offset + row * target.shape[1] * target.itemsize
+        before = start % mmap.ALLOCATIONGRANULARITY
         try:
             with self.path.open("rb") as handle:
-                for done in range(0, len(view), _WINDOW):
-                    part = view[done : done + _WINDOW]
-                    first = start + done
-                    skip = first % mmap.ALLOCATIONGRANULARITY
-                    window = mmap.mmap(
-                        handle.fileno(),
-                        skip + len(part),
-                        flags=mmap.MAP_SHARED | _POPULATE,
-                        prot=mmap.PROT_READ,
-                        offset=first - skip,
-                    )
-                    part[:] = np.frombuffer(window, np.uint8, len(part), skip)
-                    del window
+                mapped = mmap.mmap(
+                    handle.fileno(),
+                    before + len(view),
+                    access=mmap.ACCESS_READ,
+                    offset=start - before,
+                )
         except (OSError, ValueError) as exc:
             raise _cut(self.path, exc) from exc
+        source = np.frombuffer(mapped, np.uint8)
+        for first in range(0, len(source), _WINDOW):
+            stop = min(first + _WINDOW, len(source))
+            low = max(first, before)
+            view[low - before : stop - before] = source[low:stop]
+            mapped.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
 
 def map_matrix(path: Path, offset: int, shape: tuple[int, int], dtype: str) -> npt.NDArray[Any]:

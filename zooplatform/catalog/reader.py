@@ -41,7 +41,7 @@ CHECKPOINT_COLUMNS = [
     "commit_id",
 ]
 
-_PLACES = ["checkpoint_id", "architecture_id", "shard_id", "shard_row"]
+_PLACES = ["checkpoint_id", "shard_id", "shard_row"]
 # Checkpoints of which the rows of `tensors` are remembered; one has some hundred.
 _KEPT_CHECKPOINTS = 16
 
@@ -238,24 +238,21 @@ class Reader:
                 )
                 raise UnknownIdError("checkpoint", missing)
             table = table.take(at)
-        else:
-            # As the shards hold them, so that the matrix is a view and not a copy.
-            table = _as_stored(table)
-        architectures = table.column("architecture_id").unique().to_pylist()
-        if len(architectures) != 1:
-            raise CatalogError(
-                f"A population has one architecture, these {table.num_rows} checkpoints have {len(architectures)}"
-                + (f" ({', '.join(architectures[:5])})" if architectures else "")
-                + ". Add `where architecture_id = ...` to the query."
-            )
-        if table.column("shard_id").null_count:
-            raise CatalogError(
-                "Some of these checkpoints are stored tensor by tensor, not in a population; read them with "
-                "`Catalog.state_dict`, or add `where shard_id is not null` to the query."
-            )
-        vector = self.vector(architectures[0])
         encoded = table.column("shard_id").combine_chunks().dictionary_encode()
-        shards = [self._map(self.shard(s), vector) for s in encoded.dictionary.to_pylist()]
+        if encoded.null_count or not table.num_rows:
+            raise self._no_population(table)
+        if ids is None:
+            # As the shards hold them, so that the matrix is a view and not a copy; most tables are so already.
+            order = _as_stored(encoded, table.column("shard_row").to_numpy())
+            if order is not None:
+                table, encoded = table.take(order), encoded.take(order)
+        infos = [self.shard(shard) for shard in encoded.dictionary.to_pylist()]
+        architectures = dict.fromkeys(info["architecture_id"] for info in infos)
+        if len(architectures) > 1:
+            raise self._no_population(table)
+        (architecture,) = architectures
+        vector = self.vector(architecture)
+        shards = [self._map(info, vector) for info in infos]
         population = Population(
             table.column("checkpoint_id"),
             vector,
@@ -267,8 +264,26 @@ class Reader:
             hashes = table.column("content_hash").to_pylist()
             rows = np.arange(len(population))
             aside = population.read_aside(rows) if vector.aside_bytes else None
-            _verify(vector, architectures[0], population.read(rows), aside, population.ids, hashes)
+            _verify(vector, architecture, population.read(rows), aside, population.ids, hashes)
         return population
+
+    def _no_population(self, table: pa.Table) -> CatalogError:
+        """Why these checkpoints are none."""
+        all_ = self.snapshot.table("checkpoints", ["checkpoint_id", "architecture_id"], keep=True)
+        mine = pc.is_in(
+            all_.column("checkpoint_id"), value_set=table.column("checkpoint_id").combine_chunks()
+        )
+        architectures = all_.filter(mine).column("architecture_id").unique().to_pylist()
+        if len(architectures) != 1:
+            return CatalogError(
+                f"A population has one architecture, these {table.num_rows} checkpoints have {len(architectures)}"
+                + (f" ({', '.join(architectures[:5])})" if architectures else "")
+                + ". Add `where architecture_id = ...` to the query."
+            )
+        return CatalogError(
+            "Some of these checkpoints are stored tensor by tensor, not in a population; read them with "
+            "`Catalog.state_dict`, or add `where shard_id is not null` to the query."
+        )
 
     def _map(self, info: dict[str, Any], vector: VectorLayout) -> MappedShard:
         path, rows = self._path(info), info["num_rows"]
@@ -289,14 +304,15 @@ def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownId
     )
 
 
-def _as_stored(table: pa.Table) -> pa.Table:
-    """Rows in the order of shards and of the rows in them; most tables are in it already."""
-    shards = table.column("shard_id").combine_chunks().dictionary_encode()
-    if shards.null_count:
-        return table.sort_by([("shard_id", "ascending"), ("shard_row", "ascending")])
-    rank = pc.rank(shards.dictionary).to_numpy()[shards.indices.to_numpy()]
-    order = np.lexsort((table.column("shard_row").to_numpy(), rank))
-    return table if np.array_equal(order, np.arange(len(order))) else table.take(order)
+def _as_stored(
+    shards: pa.DictionaryArray, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | None:
+    """The order by shard and row; None for what is in it."""
+    if len(shards.dictionary) == 1 and bool((np.diff(rows) > 0).all()):
+        return None
+    ranks = pc.rank(shards.dictionary).to_numpy()[shards.indices.to_numpy()]
+    order = np.lexsort((rows, ranks))
+    return None if np.array_equal(order, np.arange(len(order))) else order
 
 
 def _verify(
