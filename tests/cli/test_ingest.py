@@ -155,4 +155,6 @@ def test_a_catalog_cannot_be_where_a_file_is(cli: Cli, tmp_path: Path) -> None:
     file = weights(tmp_path / "a.safetensors")
     result = cli("ingest", file, "-c", file)
     assert result.exit_code == 1
-    assert "a catalog cannot be created there (File exists). Choose another folder." in result.stderr
+    assert (
+        "a catalog cannot be created there (File exists). Choose another folder." in result.stderr
+    )
