@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -208,32 +209,46 @@ def test_two_names_for_the_same_members_both_stay(catalog: Catalog) -> None:
     assert len(split_members(catalog, find_split(catalog, "b"))) == 40
 
 
-def _create_at_once(path: str, seed: int, barrier: Any, results: Any) -> None:
-    with open_catalog(path) as catalog:
-        catalog.sql("select 1")
-        barrier.wait()
-        try:
-            results.put((seed, create_split(catalog, "main", seed=seed).split_id))
-        except CatalogError as exc:
-            results.put((seed, str(exc)))
+CREATE = """
+import sys
+from zooplatform.catalog import open_catalog
+from zooplatform.errors import CatalogError
+from zooplatform.splits import create_split
+
+with open_catalog(sys.argv[1]) as catalog:
+    catalog.sql("select 1")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        print(create_split(catalog, "main", seed=int(sys.argv[2])).split_id)
+    except CatalogError as exc:
+        print(exc)
+"""
 
 
 def test_of_several_processes_one_freezes_the_name(catalog: Catalog) -> None:
     catalog.append(zoo(), zoo="mlps")
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(3), context.Queue()
+    pipe = subprocess.PIPE
     workers = [
-        context.Process(target=_create_at_once, args=(str(catalog.path), n, barrier, results))
-        for n in range(3)
+        subprocess.Popen(
+            [sys.executable, "-c", CREATE, str(catalog.path), str(seed)],
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+        )
+        for seed in range(3)
     ]
     for worker in workers:
-        worker.start()
-    said = dict(results.get(timeout=100) for _ in workers)
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
     for worker in workers:
-        worker.join()
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    said = [worker.communicate(timeout=60)[0].strip() for worker in workers]
     winner = find_split(catalog, "main")
-    assert [s for s in said.values() if s == winner.split_id] == [winner.split_id]
-    assert sum(f"frozen as {winner.split_id}" in s for s in said.values()) == 2
+    assert said.count(winner.split_id) == 1
+    assert sum(f"frozen as {winner.split_id}" in text for text in said) == 2
     assert len(split_members(catalog, winner)) == 40
 
 
