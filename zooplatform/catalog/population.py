@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,17 +31,58 @@ _READ_BYTES = 1 << 20
 _WINDOW = 4 << 20
 
 
-class MappedShard(NamedTuple):
-    """A population shard: `weights` (rows, P) and `aside` (rows, E) or None, mapped copy-on-write.
+class MappedShard:
+    """A population shard: its rows, mapped when they are first asked for.
 
-    `offset` is the first byte of the weights in the file at `path`.
+    Args:
+        path: the file.
+        offset: first byte of the weights in it.
+        shape: rows and values of each.
+        dtype: of the values.
+        aside: first byte and row length of the bytes aside, where there are any.
+
+    Raises:
+        IntegrityError: the file is missing or shorter than committed.
     """
 
-    shard_id: str
-    weights: npt.NDArray[Any]
-    aside: npt.NDArray[np.uint8] | None
-    path: Path
-    offset: int
+    def __init__(
+        self,
+        path: Path,
+        offset: int,
+        shape: tuple[int, int],
+        dtype: str,
+        aside: tuple[int, int] | None,
+    ) -> None:
+        self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
+        self._aside = aside
+        needed = offset + shape[0] * shape[1] * np.dtype(dtype).itemsize
+        if aside is not None:
+            needed = max(needed, aside[0] + shape[0] * aside[1])
+        try:
+            size = path.stat().st_size
+        except OSError as exc:
+            raise _cut(path, exc) from exc
+        if size < needed:
+            raise _cut(path, f"it has {size} bytes, {needed} were committed")
+
+    @cached_property
+    def weights(self) -> npt.NDArray[Any]:
+        """(rows, P), read-only."""
+        # A plain array over the mapping: rows of np.memmap are ten times slower to take.
+        return np.asarray(map_matrix(self.path, self.offset, self.shape, self.dtype, mode="r"))
+
+    @cached_property
+    def aside(self) -> npt.NDArray[np.uint8] | None:
+        """(rows, E), read-only; None without tensors of other dtypes."""
+        if self._aside is None:
+            return None
+        offset, width = self._aside
+        shape = (self.shape[0], width)
+        return np.asarray(map_matrix(self.path, offset, shape, "uint8", mode="r"))
+
+    def private(self) -> npt.NDArray[Any]:
+        """The weights mapped once more: writing to them changes private memory only, never the file."""
+        return np.asarray(map_matrix(self.path, self.offset, self.shape, self.dtype))
 
     def read_into(self, target: npt.NDArray[Any], row: int) -> None:
         """Fill `target` (n, P), C-contiguous, with the rows from `row` on.
@@ -70,8 +111,10 @@ class MappedShard(NamedTuple):
             mapped.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
 
-def map_matrix(path: Path, offset: int, shape: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
-    """Map a matrix of a sealed file; writing to it changes private memory only, never the file.
+def map_matrix(
+    path: Path, offset: int, shape: tuple[int, int], dtype: str, *, mode: Literal["c", "r"] = "c"
+) -> npt.NDArray[Any]:
+    """Map a matrix of a sealed file, copy-on-write by default: writing to it never changes the file.
 
     Raises:
         IntegrityError: the file is missing or shorter than committed.
@@ -79,14 +122,14 @@ def map_matrix(path: Path, offset: int, shape: tuple[int, int], dtype: str) -> n
     if shape[0] == 0 or shape[1] == 0:
         return np.zeros(shape, dtype=dtype)
     try:
-        return np.memmap(path, mode="c", dtype=dtype, offset=offset, shape=shape)
+        return np.memmap(path, mode=mode, dtype=dtype, offset=offset, shape=shape)
     except (OSError, ValueError) as exc:
         raise _cut(path, exc) from exc
 
 
-def _cut(path: Path, exc: Exception) -> IntegrityError:
+def _cut(path: Path, why: object) -> IntegrityError:
     return IntegrityError(
-        f"{path}: weight file is missing or truncated ({exc}). Restore it from a copy; "
+        f"{path}: weight file is missing or truncated ({why}). Restore it from a copy; "
         "`zoo check` lists what is affected."
     )
 
@@ -139,8 +182,7 @@ class Population:
     def _matrix(self) -> npt.NDArray[Any]:
         if len(self._shards) == 1 and _contiguous(self._row_of):
             start = int(self._row_of[0]) if len(self._row_of) else 0
-            # A plain array over the same mapping: slices of np.memmap are ten times slower to make.
-            return np.asarray(self._shards[0].weights)[start : start + len(self)]
+            return self._shards[0].private()[start : start + len(self)]
         return self.read(np.arange(len(self)))
 
     def read(self, rows: npt.NDArray[np.int64] | Sequence[int] | int) -> npt.NDArray[Any]:
@@ -165,7 +207,7 @@ class Population:
 
     @cached_property
     def _arrays(self) -> list[npt.NDArray[Any]]:
-        return [np.asarray(shard.weights) for shard in self._shards]
+        return [shard.weights for shard in self._shards]
 
     def layer(self, name: str) -> torch.Tensor:
         """(N, *shape): one tensor of all networks, a strided view where `weights` is one.

@@ -60,6 +60,7 @@ class Reader:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._vectors: dict[str, VectorLayout] = {}
+        self._mapped: dict[str, MappedShard] = {}
         self._tensor_rows: dict[str, list[dict[str, Any]]] = {}
 
     # --- index --------------------------------------------------------------------------------------------------------
@@ -228,16 +229,7 @@ class Reader:
         columns = [*_PLACES, "content_hash"] if verify else _PLACES
         table = self.snapshot.table("checkpoints", columns, keep=True)
         if ids is not None:
-            at = pc.index_in(
-                pa.array(ids, type=pa.string()),
-                value_set=table.column("checkpoint_id").combine_chunks(),
-            )
-            if at.null_count:
-                missing = next(
-                    i for i, found in zip(ids, at.to_pylist(), strict=True) if found is None
-                )
-                raise UnknownIdError("checkpoint", missing)
-            table = table.take(at)
+            table = table.take(_positions(ids, table.column("checkpoint_id").combine_chunks()))
         encoded = table.column("shard_id").combine_chunks().dictionary_encode()
         if encoded.null_count or not table.num_rows:
             raise self._no_population(table)
@@ -286,12 +278,18 @@ class Reader:
         )
 
     def _map(self, info: dict[str, Any], vector: VectorLayout) -> MappedShard:
-        path, rows = self._path(info), info["num_rows"]
-        weights = map_matrix(path, info["value_offset"], (rows, vector.width), vector.dtype)
-        aside = None
-        if vector.aside_bytes:
-            aside = map_matrix(path, info["aside_offset"], (rows, vector.aside_bytes), "uint8")
-        return MappedShard(info["shard_id"], weights, aside, path, info["value_offset"])
+        """A shard, mapped once for as long as this reader lives: what was touched stays at hand."""
+        shard = self._mapped.get(info["shard_id"])
+        if shard is None:
+            shard = MappedShard(
+                self._path(info),
+                info["value_offset"],
+                (info["num_rows"], vector.width),
+                vector.dtype,
+                (info["aside_offset"], vector.aside_bytes) if vector.aside_bytes else None,
+            )
+            self._mapped[info["shard_id"]] = shard
+        return shard
 
 
 def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownIdError:
@@ -302,6 +300,27 @@ def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownId
         remedy=f"Checkpoint {checkpoint_id} has {len(known)}: {', '.join(known[:20])}"
         + (", …" if len(known) > 20 else "."),
     )
+
+
+def _positions(ids: Sequence[str], stored: pa.Array) -> pa.Array:
+    """Where `ids` are in `stored`.
+
+    Raises:
+        UnknownIdError: one is not.
+    """
+    asked = pa.array(ids, type=pa.string())
+    if len(asked) < len(stored) // 4:
+        # Looking for all that are stored among the few that are asked for builds the smaller hash table.
+        number = pc.index_in(stored, value_set=asked)
+        at = pc.indices_nonzero(number.is_valid())
+        if len(at) == len(asked):  # every one once
+            order = pc.sort_indices(number.drop_null())
+            return at.take(order)
+    at = pc.index_in(asked, value_set=stored)
+    if at.null_count:
+        missing = next(i for i, found in zip(ids, at.to_pylist(), strict=True) if found is None)
+        raise UnknownIdError("checkpoint", missing)
+    return at
 
 
 def _as_stored(
