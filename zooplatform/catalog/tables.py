@@ -168,12 +168,11 @@ class DeltaTable:
         return str(self.path / file.path)
 
     def _entry(self, version: int) -> list[dict[str, Any]] | None:
-        """The actions of a log entry but for the schema, which the first one brings; None when there is no such entry."""
+        """The actions of a log entry, None when there is no such entry."""
         path = f"{self.log}/{_entry_name(version)}"
         try:
             with open(path, "rb") as handle:  # noqa: PTH123 - half the time of Path.open, and called for every commit
-                lines = handle.read().splitlines()
-                return [json.loads(x) for x in lines if x and not x.startswith(b'{"metaData":')]
+                return [json.loads(line) for line in handle.read().splitlines() if line]
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as exc:
