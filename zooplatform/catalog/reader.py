@@ -44,6 +44,8 @@ CHECKPOINT_COLUMNS = [
 _PLACES = ["checkpoint_id", "shard_id", "shard_row"]
 # Checkpoints of which the rows of `tensors` are remembered; one has some hundred.
 _KEPT_CHECKPOINTS = 16
+# Up to so many checkpoints their ids are kept as a dictionary, some 100 bytes each, once several are asked for.
+_INDEXED_IDS = 1 << 18
 
 
 class Description(NamedTuple):
@@ -60,6 +62,8 @@ class Reader:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._vectors: dict[str, VectorLayout] = {}
+        self._rows: dict[str, int] | None = None
+        self._shards: dict[str, dict[str, Any]] = {}
         self._mapped: dict[str, MappedShard] = {}
         self._tensor_rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -181,11 +185,15 @@ class Reader:
 
     def shard(self, shard_id: str) -> dict[str, Any]:
         """The row of a shard."""
+        row = self._shards.get(shard_id)
+        if row is not None:
+            return row
         row = self.snapshot.row("shards", shard_id, table_schema("shards").arrow.names)
         if row is None or row["kind"] == RETIRED:
             raise IntegrityError(
                 f"Shard {shard_id} is not in the table of shards. Run `zoo check`."
             )
+        self._shards[shard_id] = row
         return row
 
     def _path(self, shard: dict[str, Any]) -> Path:
@@ -229,7 +237,7 @@ class Reader:
         columns = [*_PLACES, "content_hash"] if verify else _PLACES
         table = self.snapshot.table("checkpoints", columns, keep=True)
         if ids is not None:
-            table = table.take(_positions(ids, table.column("checkpoint_id").combine_chunks()))
+            table = table.take(self._positions(ids, table.column("checkpoint_id")))
         encoded = table.column("shard_id").combine_chunks().dictionary_encode()
         if encoded.null_count or not table.num_rows:
             raise self._no_population(table)
@@ -258,6 +266,26 @@ class Reader:
             aside = population.read_aside(rows) if vector.aside_bytes else None
             _verify(vector, architecture, population.read(rows), aside, population.ids, hashes)
         return population
+
+    def _positions(self, ids: Sequence[str], stored: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """Where `ids` are in the column of all ids.
+
+        Raises:
+            UnknownIdError: one is not.
+        """
+        if len(stored) <= _INDEXED_IDS:
+            if self._rows is None:
+                self._rows = {c: row for row, c in enumerate(stored.to_pylist())}
+            try:
+                return np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids))
+            except KeyError as exc:
+                raise UnknownIdError("checkpoint", str(exc.args[0])) from None
+        at = pc.index_in(pa.array(ids, type=pa.string()), value_set=stored.combine_chunks())
+        if at.null_count:
+            missing = next(i for i, found in zip(ids, at.to_pylist(), strict=True) if found is None)
+            raise UnknownIdError("checkpoint", missing)
+        found: npt.NDArray[np.int64] = at.to_numpy(zero_copy_only=False).astype(np.int64)
+        return found
 
     def _no_population(self, table: pa.Table) -> CatalogError:
         """Why these checkpoints are none."""
@@ -300,27 +328,6 @@ def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownId
         remedy=f"Checkpoint {checkpoint_id} has {len(known)}: {', '.join(known[:20])}"
         + (", …" if len(known) > 20 else "."),
     )
-
-
-def _positions(ids: Sequence[str], stored: pa.Array) -> pa.Array:
-    """Where `ids` are in `stored`.
-
-    Raises:
-        UnknownIdError: one is not.
-    """
-    asked = pa.array(ids, type=pa.string())
-    if len(asked) < len(stored) // 4:
-        # Looking for all that are stored among the few that are asked for builds the smaller hash table.
-        number = pc.index_in(stored, value_set=asked)
-        at = pc.indices_nonzero(number.is_valid())
-        if len(at) == len(asked):  # every one once
-            order = pc.sort_indices(number.drop_null())
-            return at.take(order)
-    at = pc.index_in(asked, value_set=stored)
-    if at.null_count:
-        missing = next(i for i, found in zip(ids, at.to_pylist(), strict=True) if found is None)
-        raise UnknownIdError("checkpoint", missing)
-    return at
 
 
 def _as_stored(
