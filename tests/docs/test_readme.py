@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -111,3 +112,14 @@ def test_every_command_is_written_rightly(command: str) -> None:
 def test_links_lead_somewhere(checkout: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (checkout / target).exists(), target
+
+
+def test_the_benchmark_table_is_what_the_benchmark_printed(checkout: Path) -> None:
+    results = json.loads(
+        (checkout / "docs" / "results" / "benchmarks.json").read_text(encoding="utf-8")
+    )
+    rows = [row for row in results["rows"] if row["bound"] is not None]
+    assert len(rows) >= 18
+    for row in rows:
+        met = "yes" if row["met"] else "**no**"
+        assert f"| {row['pair']} | {row['ratio']:.3g} | {row['bound']} | {met} |" in README
