@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from zooplatform.catalog import files, open_catalog
-from zooplatform.catalog.commits import Tables
+from zooplatform.catalog.commits import Snapshot, Tables
 from zooplatform.errors import CatalogError, IntegrityError, SchemaError
 from zooplatform.schema import table_names
 
@@ -86,6 +86,20 @@ def test_the_same_key_from_two_writers_is_one_row(tables: Tables) -> None:
     theirs.commit("theirs", {"metrics": [metric(0.5)]}, base=other_base)
     mine.commit("mine", {"metrics": [metric(0.6), metric(0.9, "other")]}, base=base)
     assert values(Tables(tables.path)) == [0.6, 0.9]
+
+
+def test_a_guard_sees_what_others_committed_meanwhile_and_can_refuse(tables: Tables) -> None:
+    mine, theirs = tables, Tables(tables.path)
+    base = mine.snapshot()
+    theirs.commit("theirs", {"metrics": [metric(0.5)]}, base=theirs.snapshot())
+
+    def refuse_a_second(snapshot: Snapshot) -> None:
+        if snapshot.table("metrics").num_rows:
+            raise CatalogError("there is one")
+
+    with pytest.raises(CatalogError, match="there is one"):
+        mine.commit("mine", {"metrics": [metric(0.6)]}, base=base, guard=refuse_a_second)
+    assert values(Tables(tables.path)) == [0.5]
 
 
 def test_commit_ids_are_ordered_by_time(tables: Tables) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zooplatform.catalog.checking import Problem, check
-from zooplatform.catalog.commits import ConflictError, Rows, Snapshot, Tables
+from zooplatform.catalog.commits import ConflictError, Guard, Rows, Snapshot, Tables
 from zooplatform.catalog.compaction import compact
 from zooplatform.catalog.export import export_checkpoint
 from zooplatform.catalog.garbage import Removed, collect_garbage
@@ -445,7 +445,12 @@ class Catalog:
         return draft
 
     def commit(
-        self, message: str, rows: Mapping[str, Rows], *, replaces: Sequence[str] = ()
+        self,
+        message: str,
+        rows: Mapping[str, Rows],
+        *,
+        replaces: Sequence[str] = (),
+        guard: Guard | None = None,
     ) -> str:
         """Append plain rows to tables, all or none; returns the commit id.
 
@@ -453,9 +458,11 @@ class Catalog:
             message: what changed.
             rows: rows by table, without `commit_id`.
             replaces: tables in which rows supersede earlier ones with the same key.
+            guard: is called with the state (a `Snapshot`) that the commit will come right after, other writers' commits
+                included, and refuses it by raising; then nothing is committed.
         """
         base = self.snapshot()
-        return self._local().commit(message, rows, base=base, replaces=replaces)
+        return self._local().commit(message, rows, base=base, replaces=replaces, guard=guard)
 
     # --- care ---------------------------------------------------------------------------------------------------------
 

@@ -30,15 +30,25 @@ from zooplatform.errors import CatalogError
 from zooplatform.schema import rows_to_table, table_names, table_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.tables import TableFile
 
-__all__ = ["RETIRED", "ConflictError", "Rows", "Snapshot", "TableFiles", "Tables", "latest_rows"]
+__all__ = [
+    "RETIRED",
+    "ConflictError",
+    "Guard",
+    "Rows",
+    "Snapshot",
+    "TableFiles",
+    "Tables",
+    "latest_rows",
+]
 
 Rows: TypeAlias = "list[dict[str, Any]] | pa.Table"
+Guard: TypeAlias = "Callable[[Snapshot], None]"
 
 
 class ConflictError(CatalogError):
@@ -58,6 +68,7 @@ class _Draft(NamedTuple):
     base: Snapshot
     replaces: set[str]
     retires: frozenset[str]
+    guard: Guard | None
 
 
 class Tables:
@@ -135,6 +146,7 @@ class Tables:
         base: Snapshot,
         replaces: Sequence[str] = (),
         retires: Collection[str] = (),
+        guard: Guard | None = None,
     ) -> str:
         """Make rows of several tables visible at once and durable; returns the commit id.
 
@@ -144,6 +156,7 @@ class Tables:
             base: the snapshot that the rows were made from; keys that others committed since are handled.
             replaces: tables in which rows supersede earlier ones of the same key.
             retires: shards that the rows take out of use.
+            guard: is called with the state that the commit will come right after, and refuses it by raising.
 
         Raises:
             SchemaError: rows do not fit; nothing was written.
@@ -155,7 +168,7 @@ class Tables:
         tables = {
             name: rows_to_table(name, part, commit_id) for name, part in rows.items() if len(part)
         }
-        draft = _Draft(commit_id, message, tables, base, set(replaces), frozenset(retires))
+        draft = _Draft(commit_id, message, tables, base, set(replaces), frozenset(retires), guard)
         try:
             with lease(self.path):
                 self._write(draft)
@@ -211,6 +224,8 @@ class Tables:
         while True:
             current = self.snapshot()
             self._refuse_moved(draft, current)
+            if draft.guard is not None:
+                draft.guard(current)
             replaces |= self._overlap(tables, base, current)
             row = {
                 "time": datetime.now(UTC),

@@ -74,7 +74,9 @@ def _page(words: str, command: click.Command) -> str:
         parts.append(f"```console\n{examples.strip()}\n```")
     if isinstance(command, click.Group):
         return "\n\n".join(parts) + "\n"
-    options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+    # A command keeps the help option of whoever asked first, with the names that it had there: one of our own is asked.
+    own = click.Command(None, params=command.params)
+    options = [p for p in own.get_params(context) if isinstance(p, click.Option)]
     records = filter(None, (option.get_help_record(context) for option in options))
     rows = [
         f"| `{names}` | {text} |".replace(names, names.replace("|", "\\|"))

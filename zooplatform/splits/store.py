@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from zooplatform.catalog import Catalog
+    from zooplatform.catalog.snapshot import Snapshot
 
 __all__ = [
     "ROLES",
@@ -124,15 +126,26 @@ def freeze(
                 ),
             }
         )
-        catalog.commit(f"split {name}", {"splits": table})
-    # Of processes that froze one name at the same moment, the first one counts, for all of them.
-    stored = find_split(catalog, name)
+        try:
+            catalog.commit(f"split {name}", {"splits": table}, guard=partial(_refuse_taken, name))
+        except _TakenError:
+            before = find_split(catalog, name)  # another process was first
+    stored = before or find_split(catalog, name)
     if stored.split_id != split_id:
         raise CatalogError(
             f"Split {name!r} is frozen as {stored.split_id} ({_sizes(stored.checkpoints)}); what is asked for now is "
             f"{split_id} ({_sizes(_count(members))}). Choose another name for it."
         )
     return stored if before is not None else _with_created(stored)
+
+
+class _TakenError(CatalogError):
+    """A split of this name was frozen meanwhile."""
+
+
+def _refuse_taken(name: str, snapshot: Snapshot) -> None:
+    if name in snapshot.table("splits", ["name"]).column("name").unique().to_pylist():
+        raise _TakenError(f"Split {name!r} was frozen meanwhile.")
 
 
 def _with_created(split: Split) -> Split:
@@ -165,7 +178,7 @@ def list_splits(catalog: Catalog) -> list[Split]:
     found: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         rows = found.setdefault(row["name"], [])
-        # Rows of one name come by time; a later split of this name lost a race and was refused.
+        # Catalogs of versions that did not look once more at the moment of the commit may hold a second one.
         if not rows or rows[0]["split_id"] == row["split_id"]:
             rows.append(row)
     return [_from_rows(name, rows) for name, rows in found.items()]

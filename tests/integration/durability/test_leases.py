@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,11 @@ def orphan(catalog: Catalog, name: str = "0" * 32) -> Path:
     path = catalog.path / "weights" / "tensors" / f"{name}.arrow"
     path.write_bytes(b"x")
     return path
+
+
+def let_time_pass() -> None:
+    """A collector spares what is as young as its own lease, and clocks of file systems tick in milliseconds."""
+    time.sleep(0.05)
 
 
 def test_what_a_living_writer_made_is_spared(filled: Catalog) -> None:
@@ -88,6 +94,7 @@ def test_a_folder_that_another_collector_holds_is_left_to_it(filled: Catalog) ->
     fcntl.flock(handle, fcntl.LOCK_EX)
     assert filled.gc(grace_seconds=-10) == []
     os.close(handle)
+    let_time_pass()
     (removed,) = filled.gc(grace_seconds=-10)
     assert removed.path == "tmp/dead/half.arrow"
     assert not folder.exists()
@@ -98,6 +105,7 @@ def test_dry_runs_say_the_same_and_change_nothing(filled: Catalog) -> None:
     filled.append(population(0, 1), zoo="z")
     filled.compact()
     (filled.path / "tables" / "metrics" / "lost.parquet").write_bytes(b"x")
+    let_time_pass()
     before = leftovers(filled)
     dry = filled.gc(grace_seconds=-10, dry_run=True)
     assert len(dry) > 5
@@ -142,6 +150,7 @@ def test_artifacts_of_no_commit_go_when_they_are_old(filled: Catalog) -> None:
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "weights.safetensors").write_bytes(b"x")
     assert filled.gc() == []
+    let_time_pass()
     (removed,) = filled.gc(grace_seconds=-10)
     assert removed.path == "artifacts/abandoned/inner/weights.safetensors"
     assert not folder.exists()
