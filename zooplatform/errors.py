@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchitectureError",
+    "ArtifactError",
     "CatalogError",
     "ConfigError",
     "IntegrityError",
@@ -86,6 +87,10 @@ class ArchitectureError(ZooError, ValueError):
 
 class TokenizerError(ZooError, ValueError):
     """Weights cannot be encoded or decoded."""
+
+
+class ArtifactError(ZooError, ValueError):
+    """A fitted method cannot be stored or loaded."""
 
 
 class NotInstalledError(ZooError, ImportError):

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from zooplatform.fitting import FitData
+    from zooplatform.layout import VectorLayout
+
 __all__ = [
     "LAYER_TYPES",
     "POSITION_COLUMNS",
@@ -49,6 +52,7 @@ __all__ = [
     "MetricRecord",
     "ModelInfo",
     "ModelRef",
+    "NetworkBatch",
     "PopulationBatch",
     "PopulationSource",
     "PopulationTokenizer",
@@ -439,16 +443,52 @@ class PopulationTokenizer(Tokenizer, Protocol):
         """The weights (N, P) and the bytes aside (N, E), None where the layout has none."""
 
 
+class NetworkBatch(NamedTuple):
+    """B networks of one architecture, as they are stored.
+
+    `weights` (B, P) are the values of the layout's main dtype (`vector.dtype`), `vector.fields` says which tensor lies
+    where in them; tensors of other dtypes are not part of it.
+    """
+
+    weights: torch.Tensor
+    vector: VectorLayout
+    ids: tuple[str, ...] = ()
+    architecture_id: str = ""
+
+
 class Predictor(Protocol):
-    def fit(self, data: Any, *, target: str, config: Config, seed: int) -> FitReport: ...
-    def embed(self, batch: Any) -> torch.Tensor: ...
-    def predict(self, batch: Any) -> torch.Tensor: ...
-    def save(self, folder: Path) -> None: ...
-    def load(self, folder: Path) -> None: ...
+    """Properties of networks from their weights, whatever mix of architectures they are of."""
+
+    def fit(self, data: FitData, *, target: str, config: Config, seed: int) -> FitReport:
+        """Learn `target`, on one thread the same for the same data, configuration and seed.
+
+        Raises:
+            ConfigError: a key of `config` is unknown or its value does not fit; targets are not finite.
+        """
+
+    def embed(self, batch: NetworkBatch) -> torch.Tensor:
+        """(B, D) float32.
+
+        Raises:
+            ConfigError: it is not fitted, or cannot read networks of this architecture.
+        """
+
+    def predict(self, batch: NetworkBatch) -> torch.Tensor:
+        """(B,) float64, in the unit of the target; a network's prediction does not depend on its batch."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs into a folder that is there: safetensors and JSON, nothing that runs code."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, damaged or of another format.
+        """
 
 
 class Generator(Protocol):
-    def fit(self, data: Any, *, config: Config, seed: int) -> FitReport: ...
+    def fit(self, data: FitData, *, config: Config, seed: int) -> FitReport: ...
     def sample(
         self,
         n: int,

@@ -1,0 +1,15 @@
+"""The set-based neural network encoder (SNE): properties of networks from their weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zooplatform import hookimpl
+
+if TYPE_CHECKING:
+    from zooplatform.interfaces import PredictorSpec
+
+
+@hookimpl
+def zoo_register_predictors() -> list[PredictorSpec]:
+    return []
