@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -47,6 +47,14 @@ class NetworkEncoder(nn.Module):
     def forward(self, prepared: Mapping[str, torch.Tensor], vector: VectorLayout) -> torch.Tensor:
         """(B, d) embeddings of the networks that `prepared` holds rows of."""
         raise NotImplementedError
+
+    def calibrate(
+        self, prepared: Sequence[tuple[Mapping[str, torch.Tensor], VectorLayout]]
+    ) -> None:
+        """Take from the training networks, given by architecture, what the encoder scales by; called once, first.
+
+        What is kept are buffers, so that it is part of the encoder's state.
+        """
 
     def augment(
         self, weights: torch.Tensor, vector: VectorLayout, generator: torch.Generator
