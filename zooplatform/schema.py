@@ -17,6 +17,7 @@ __all__ = ["Column", "TableSchema", "rows_to_table", "table_names", "table_schem
 _PRIMITIVES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "int64": pa.int64(),
+    "float32": pa.float32(),
     "float64": pa.float64(),
     "bool": pa.bool_(),
     "binary": pa.binary(),
@@ -35,7 +36,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
-    """One table: `key` columns identify a row, of rows with one key the latest commit counts."""
+    """One table: `key` columns identify a row, of rows with one key the latest commit counts.
+
+    `added_later` says that catalogs made before the table existed lack it, until something is written to it.
+    """
 
     name: str
     version: int
@@ -43,6 +47,7 @@ class TableSchema:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     arrow: pa.Schema
+    added_later: bool = False
 
 
 def _arrow_type(spec: Any) -> pa.DataType:
@@ -71,7 +76,13 @@ def _load() -> dict[str, TableSchema]:
         )
         arrow = pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in columns])
         tables[raw["table"]] = TableSchema(
-            raw["table"], raw["version"], raw["description"], tuple(raw["key"]), columns, arrow
+            raw["table"],
+            raw["version"],
+            raw["description"],
+            tuple(raw["key"]),
+            columns,
+            arrow,
+            added_later=raw.get("added_later", False),
         )
     return tables
 

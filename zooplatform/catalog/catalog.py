@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zooplatform.catalog.connection import Engine
     from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.population import Population
+    from zooplatform.catalog.predicting import Predictions
     from zooplatform.datasets import Missing, WeightDataset
     from zooplatform.ingest import IngestReport
     from zooplatform.interfaces import Checkpoint, Progress, StateDict
@@ -64,6 +65,7 @@ class Catalog:
         self._tables = Tables(path, mirror)
         self._tensor_index = TensorIndex()
         self._engine: Engine | None = None
+        self._predictions: Predictions | None = None
         self._known_recogniser: Recogniser | None = None
         self._known_reader: Reader | None = None
 
@@ -132,11 +134,14 @@ class Catalog:
     def engine(self) -> Engine:
         """The DuckDB connection over the newest snapshot; kept until something is committed."""
         from zooplatform.catalog.connection import Engine
+        from zooplatform.catalog.predicting import Predictions
 
         snapshot = self.snapshot()
         if self._engine is None or self._engine.snapshot is not snapshot:
             self.close()
-            self._engine = Engine(snapshot, self.registry)
+            if self._predictions is None:  # outlives the engine: a fitted predictor is loaded once
+                self._predictions = Predictions(self.path, self.registry, snapshot.mirror)
+            self._engine = Engine(snapshot, self.registry, predictions=self._predictions)
         return self._engine
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:

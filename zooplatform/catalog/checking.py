@@ -162,6 +162,8 @@ _REFERENCES = (
     ("tensor_stats", "checkpoint_id", "checkpoints", "checkpoint_id"),
     ("metrics", "checkpoint_id", "checkpoints", "checkpoint_id"),
     ("files", "checkpoint_id", "checkpoints", "checkpoint_id"),
+    ("embeddings", "checkpoint_id", "checkpoints", "checkpoint_id"),
+    ("embeddings", "artifact_id", "artifacts", "artifact_id"),
     ("splits", "model_id", "models", "model_id"),
 )
 

@@ -204,6 +204,7 @@ class Tables:
         versions: dict[str, int] = {}
         try:
             for name, part in tables.items():
+                self._tables[name].ensure()
                 pending[name] = self._tables[name].stage(part)
             reached("rows-staged")
             for name, staged in pending.items():

@@ -14,6 +14,13 @@ import duckdb
 import pyarrow as pa
 
 from zooplatform.catalog.plugin_sql import FUNCTIONS_SCHEMA, create_statement, sql_text
+from zooplatform.catalog.predicting import (
+    NEAREST,
+    NEAREST_SQL,
+    PREDICT,
+    PREDICTION_FUNCTIONS,
+    Predictions,
+)
 from zooplatform.catalog.sql_check import Query, check_query
 from zooplatform.catalog.views import (
     CORE_VIEWS,
@@ -50,16 +57,23 @@ class Engine:
     """Answers SQL over one snapshot.
 
     Opening costs nothing; the first query opens the connection, and each view is created when a query first names it.
-    Safe to use from several threads, which then wait for each other.
+    What `zoo_predict` computes for a query is committed after it. Safe to use from several threads, which then wait for
+    each other.
 
     Attributes:
         notes: what is wrong with SQL that plugins give; filled as it is needed.
     """
 
     def __init__(
-        self, snapshot: Snapshot, registry: Registry, *, threads: int | None = None
+        self,
+        snapshot: Snapshot,
+        registry: Registry,
+        *,
+        threads: int | None = None,
+        predictions: Predictions | None = None,
     ) -> None:
         self.snapshot, self.registry = snapshot, registry
+        self._predictions = predictions or Predictions(snapshot.path, registry, snapshot.mirror)
         self.notes: list[str] = []
         self._threads = threads
         self._lock = threading.RLock()
@@ -101,10 +115,13 @@ class Engine:
             QueryError: it was refused, or failed; carries DuckDB's own message.
             IntegrityError: a file that it reads is missing or damaged.
         """
-        with self._lock:
-            relation = self._relation(query, parameters)
-            table = self._interruptible(relation.to_arrow_table)
-            large = _huge_integers(relation)
+        try:
+            with self._lock:
+                relation = self._relation(query, parameters)
+                table = self._interruptible(relation.to_arrow_table)
+                large = _huge_integers(relation)
+        finally:
+            self._predictions.store()
         columns = [
             _int64(column, name) if name in large else column
             for name, column in zip(table.column_names, table.columns, strict=True)
@@ -121,7 +138,9 @@ class Engine:
         Raises:
             QueryError, IntegrityError: as `sql`; also while reading.
         """
-        engine = Engine(self.snapshot, self.registry, threads=self._threads)
+        engine = Engine(
+            self.snapshot, self.registry, threads=self._threads, predictions=self._predictions
+        )
         try:
             relation = engine._relation(query, parameters)
             large = _huge_integers(relation)
@@ -135,13 +154,16 @@ class Engine:
     def _stream(
         self, batches: pa.RecordBatchReader, schema: pa.Schema, large: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        with self:
-            while (batch := self._interruptible(lambda: next(batches, None))) is not None:
-                columns = [
-                    _int64(column, name) if name in large else column
-                    for name, column in zip(schema.names, batch.columns, strict=True)
-                ]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        try:
+            with self:
+                while (batch := self._interruptible(lambda: next(batches, None))) is not None:
+                    columns = [
+                        _int64(column, name) if name in large else column
+                        for name, column in zip(schema.names, batch.columns, strict=True)
+                    ]
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        finally:
+            self._predictions.store()
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -168,7 +190,7 @@ class Engine:
         try:
             return work()
         except (duckdb.Error, pa.ArrowException, OSError) as exc:
-            failure = self._weights.take_failure()
+            failure = self._weights.take_failure() or self._predictions.take_failure()
             if failure is not None:
                 raise failure from exc
             # Files that are not the catalog's were refused before, so these are.
@@ -244,7 +266,7 @@ class Engine:
             self._define(name)
 
     def _define_all(self) -> None:
-        for name in (*VIEW_NAMES, *self._plugins, "zoo_functions"):
+        for name in (*VIEW_NAMES, *self._plugins, PREDICT, NEAREST, "zoo_functions"):
             self._define(name)
 
     def _define(self, name: str) -> None:
@@ -261,6 +283,12 @@ class Engine:
     def _create(self, name: str) -> None:
         if name == "zoo_functions":
             self._define_functions()
+        elif name == PREDICT:
+            self._predictions.define(self._opened(), self.snapshot)
+        elif name == NEAREST:
+            for needed in ("artifacts", "embeddings"):
+                self._define(needed)
+            self._run(lambda: self._opened().execute(NEAREST_SQL))
         elif name == "wide":
             for needed in WIDE.needs:
                 self._define(needed)
@@ -304,7 +332,9 @@ class Engine:
         connection = self._opened()
         try:
             self._define_named(check_query(connection, sql_text(spec)))
-            statement = create_statement(spec, taken=VIEW_NAMES)
+            statement = create_statement(
+                spec, taken=VIEW_NAMES, functions=(PREDICT, NEAREST, "zoo_functions")
+            )
             self._run(lambda: connection.execute(statement))
         except QueryError as exc:
             note = f"SQL name {spec.name!r} of plugin {owner!r} cannot be used: {exc}"
@@ -314,7 +344,8 @@ class Engine:
     def _define_functions(self) -> None:
         for name in self._plugins:
             self._define(name)
-        rows = [
+        rows = list(PREDICTION_FUNCTIONS)
+        rows += [
             {
                 "name": spec.name,
                 "plugin": owner,

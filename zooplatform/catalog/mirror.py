@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zooplatform.errors import CatalogError, IntegrityError
-from zooplatform.schema import table_names
+from zooplatform.schema import table_names, table_schema
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -78,6 +78,10 @@ class Mirror:
         try:
             self._remote.invalidate_cache(f"{self._root}/{folder}")
             listed = self._remote.ls(f"{self._root}/{folder}", detail=False)
+        except FileNotFoundError as exc:
+            if table_schema(table).added_later:
+                return []
+            raise CatalogError(f"{self.url}: {folder} is missing. Restore it from a copy.") from exc
         except (OSError, RuntimeError) as exc:
             raise CatalogError(
                 f"{self.url}: {folder} cannot be listed ({exc}). Try again."

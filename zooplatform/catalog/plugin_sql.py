@@ -37,8 +37,10 @@ def sql_text(spec: SqlFunction | SqlView) -> str:
     return spec.sql if isinstance(spec, SqlView) else f"SELECT {spec.sql}"
 
 
-def create_statement(spec: SqlFunction | SqlView, *, taken: Collection[str]) -> str:
-    """The statement that creates it.
+def create_statement(
+    spec: SqlFunction | SqlView, *, taken: Collection[str], functions: Collection[str] = ()
+) -> str:
+    """The statement that creates it; `taken` are views and `functions` functions of the catalog itself.
 
     Raises:
         QueryError: the name belongs to the catalog or to DuckDB, where it would change what queries mean.
@@ -47,6 +49,8 @@ def create_statement(spec: SqlFunction | SqlView, *, taken: Collection[str]) -> 
         if spec.name in taken:
             raise QueryError(f"the catalog has a view {spec.name!r} itself")
         return f"CREATE VIEW {quote(spec.name)} AS {spec.sql}"
+    if spec.name in functions:
+        raise QueryError(f"the catalog has a function {spec.name!r} itself")
     if spec.name in _built_in():
         raise QueryError(f"DuckDB has a function {spec.name!r} itself")
     parameters = ", ".join(quote(name) for name in spec.parameters)

@@ -26,7 +26,7 @@ ALLOWED = "A query may be SELECT, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE or EXP
 _TABLE_FUNCTIONS = frozenset(
     {
         *("generate_series", "generate_subscripts", "range", "repeat", "repeat_row", "unnest"),
-        *("json_each", "json_tree", "pg_timezone_names", "zoo_functions"),
+        *("json_each", "json_tree", "pg_timezone_names", "zoo_functions", "nearest"),
         *("duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_tables"),
         *("duckdb_types", "duckdb_views"),
     }

@@ -119,7 +119,10 @@ class DeltaTable:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> int:
-        """Read log entries that are new; returns the version of the table."""
+        """Read log entries that are new; returns the version of the table.
+
+        It is -1 for a table that is younger than the catalog and was never written to: an empty one.
+        """
         if self._state.version >= 0:
             # An entry that is there is never taken away, so what follows the last one is asked for by name.
             while (actions := self._entry(self._state.version + 1)) is not None:
@@ -129,6 +132,8 @@ class DeltaTable:
         try:
             names = os.listdir(self.log)  # noqa: PTH208 - a third of the time, once for every table that is opened
         except FileNotFoundError as exc:
+            if table_schema(self.name).added_later:
+                return self._state.version
             raise IntegrityError(
                 f"Table {self.name!r} has no log at {self.log}. The catalog is damaged: restore the folder from a copy."
             ) from exc
@@ -145,7 +150,7 @@ class DeltaTable:
                 )
             self._apply(self._entry(version) or [])
             self._state.version = version
-        if self._state.version < 0:
+        if self._state.version < 0 and not table_schema(self.name).added_later:
             raise IntegrityError(
                 f"Table {self.name!r} has an empty log at {self.log}. Restore it from a copy."
             )
@@ -211,6 +216,12 @@ class DeltaTable:
             self._state = state
 
     # --- writing ------------------------------------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """Create a table that is younger than the catalog; of several writers that do, the first one's is used."""
+        if self._state.version < 0 and self.refresh() < 0:
+            DeltaTable.create(self.path, self.name, table_schema(self.name).arrow)
+            self.refresh()
 
     def stage(
         self,
@@ -418,6 +429,7 @@ def _lines(actions: Sequence[dict[str, Any]]) -> bytes:
 _DELTA_PRIMITIVES = {
     pa.string(): "string",
     pa.int64(): "long",
+    pa.float32(): "float",
     pa.float64(): "double",
     pa.bool_(): "boolean",
     pa.binary(): "binary",

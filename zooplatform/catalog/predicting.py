@@ -1,0 +1,406 @@
+"""Predictions and embeddings of stored networks: `zoo_predict` in SQL, and the table `embeddings`.
+
+What a fitted predictor says of a checkpoint never changes, so each prediction is made once: it is stored as a row of
+`metrics` (origin `predicted`) that names the artifact, and the next query reads it there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zooplatform.errors import CatalogError, IntegrityError, QueryError, UnknownIdError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+    from zooplatform.catalog.catalog import Catalog
+    from zooplatform.catalog.mirror import Mirror
+    from zooplatform.catalog.snapshot import Snapshot
+    from zooplatform.interfaces import Predictor
+    from zooplatform.registry import Registry
+
+__all__ = [
+    "NEAREST",
+    "NEAREST_SQL",
+    "PREDICT",
+    "PREDICTION_FUNCTIONS",
+    "PredictionKey",
+    "Predictions",
+    "find_predictor",
+    "prediction_key",
+    "store_embeddings",
+]
+
+log = logging.getLogger(__name__)
+
+PREDICT, NEAREST = "zoo_predict", "nearest"
+
+# What the catalog itself adds to `zoo_functions()`.
+PREDICTION_FUNCTIONS: tuple[dict[str, Any], ...] = (
+    {
+        "name": PREDICT,
+        "kind": "function",
+        "parameters": ["artifact", "checkpoint_id"],
+        "returns": "DOUBLE",
+        "null_handling": "NULL in, NULL out; NULL for a checkpoint without weights",
+        "summary": "What a fitted predictor says of a checkpoint; made once, then read from `metrics`.",
+    },
+    {
+        "name": NEAREST,
+        "kind": "table function",
+        "parameters": ["checkpoint_id", "artifact", "k"],
+        "returns": "TABLE(checkpoint_id VARCHAR, distance DOUBLE)",
+        "null_handling": "no rows for NULL",
+        "summary": "The k checkpoints whose stored embeddings are nearest, by cosine distance.",
+    },
+)
+
+# The names by which an artifact may be called, the most exact first; as `find_predictor` does.
+NEAREST_SQL = """
+    CREATE MACRO nearest(of_checkpoint, of_artifact, k) AS TABLE
+    WITH chosen AS (
+        SELECT a.artifact_id FROM artifacts AS a
+        WHERE a.kind = 'predictor' AND of_artifact IN (
+            a.artifact_id, a.name, a.backend || ':' || json_extract_string(a.data, '$.target'))
+        ORDER BY a.name = of_artifact DESC, a.artifact_id = of_artifact DESC,
+            a.created_at DESC, a.commit_id DESC
+        LIMIT 1
+    )
+    SELECT e.checkpoint_id, list_cosine_distance(e.values, q.values)::DOUBLE AS distance
+    FROM embeddings AS e JOIN embeddings AS q USING (artifact_id)
+    WHERE artifact_id = (SELECT c.artifact_id FROM chosen AS c)
+        AND q.checkpoint_id = of_checkpoint AND e.checkpoint_id <> of_checkpoint
+    ORDER BY distance, e.checkpoint_id
+    LIMIT k
+"""
+
+_ARTIFACT = ["artifact_id", "kind", "backend", "name", "data", "created_at", "commit_id"]
+_BATCH = 1024
+
+
+class PredictionKey(NamedTuple):
+    """The columns of `metrics` that tell the predictions of one artifact from all others."""
+
+    dataset: str
+    split: str
+    name: str
+
+
+def prediction_key(artifact_id: str, target: str) -> PredictionKey:
+    """Where the predictions of an artifact are kept: under its id, which no refitted artifact shares.
+
+    `wide` shows them as `predicted_<target>`, or `predicted_<artifact>_<target>` once several artifacts have predicted
+    the same checkpoint.
+    """
+    return PredictionKey(dataset=artifact_id, split="", name=target)
+
+
+class _Found(NamedTuple):
+    """A stored predictor: the row of `artifacts`, and what it predicts."""
+
+    artifact_id: str
+    name: str
+    target: str
+
+    @property
+    def key(self) -> PredictionKey:
+        return prediction_key(self.artifact_id, self.target)
+
+
+def find_predictor(snapshot: Snapshot, given: str) -> _Found:
+    """The predictor that is meant: by name or id, or the newest of `backend:target`.
+
+    Raises:
+        UnknownIdError: there is none; the text lists those that there are.
+        CatalogError: it is an artifact of another kind.
+    """
+    rows = snapshot.table("artifacts", _ARTIFACT, keep=True).to_pylist()
+    rows.sort(key=lambda row: (row["created_at"], row["commit_id"]), reverse=True)
+    predictors = [row for row in rows if row["kind"] == "predictor"]
+    for matches in (
+        lambda row: row["name"] == given,
+        lambda row: row["artifact_id"] == given,
+        lambda row: f"{row['backend']}:{_target(row)}" == given,
+    ):
+        for row in predictors:
+            if matches(row):
+                return _Found(row["artifact_id"], row["name"], _target(row))
+        for row in rows:
+            if matches(row):
+                raise CatalogError(
+                    f"Artifact {given!r} is a {row['kind']}, and only a predictor predicts. {_known(predictors)}"
+                )
+    raise UnknownIdError("predictor", given, remedy=_known(predictors))
+
+
+def _target(row: dict[str, Any]) -> str:
+    return str(json.loads(row["data"] or "{}").get("target") or "prediction")
+
+
+def _known(predictors: Sequence[dict[str, Any]]) -> str:
+    if not predictors:
+        return "It holds no predictor; fit one with `zoo predictor fit`."
+    names = dict.fromkeys(f"{r['name']} ({r['backend']}:{_target(r)})" for r in predictors)
+    more = ", …" if len(names) > 8 else ""
+    return f"Give one of: {', '.join(list(names)[:8])}{more}."
+
+
+class _Fitted:
+    """A predictor in memory and what it said; None for checkpoints without weights.
+
+    `new` are checkpoints whose value is not in the catalog yet.
+    """
+
+    def __init__(self, found: _Found, values: dict[str, float | None]) -> None:
+        self.found, self.values = found, values
+        self.new: list[str] = []
+        self.predictor: Predictor | None = None
+
+
+class Predictions:
+    """Answers `zoo_predict` for the queries over one catalog.
+
+    DuckDB calls from its own threads while the engine that runs the query waits for it. So nothing in here asks that
+    engine: what has to be read of the catalog is read through a catalog object of its own.
+    """
+
+    def __init__(self, path: Path, registry: Registry, mirror: Mirror | None = None) -> None:
+        self._path, self._registry, self._mirror = path, registry, mirror
+        self._lock = threading.RLock()
+        self._opened: Catalog | None = None
+        self._fitted: dict[str, _Fitted] = {}
+        self._named: tuple[int, dict[str, _Fitted]] = (-1, {})
+        self._states: tuple[int, dict[str, str]] = (-1, {})
+        self._failure: ZooError | None = None
+
+    def define(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
+        """Create the function in a connection over `snapshot`, whose artifacts are those that can be named."""
+
+        from duckdb.func import FunctionNullHandling, PythonUDFType
+
+        def predict(artifacts: pa.ChunkedArray, ids: pa.ChunkedArray) -> pa.Array:
+            return self._column(snapshot, artifacts, ids)
+
+        connection.create_function(
+            PREDICT,
+            predict,
+            ["VARCHAR", "VARCHAR"],
+            "DOUBLE",
+            type=PythonUDFType.ARROW,
+            null_handling=FunctionNullHandling.SPECIAL,
+        )
+
+    def take_failure(self) -> ZooError | None:
+        """What went wrong in the function, for the query that called it; DuckDB only passes text on."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _column(
+        self, snapshot: Snapshot, artifacts: pa.ChunkedArray, ids: pa.ChunkedArray
+    ) -> pa.Array:
+        """One prediction for each of the rows that DuckDB brings at once (up to 2,048)."""
+        rows = list(zip(artifacts.to_pylist(), ids.to_pylist(), strict=True))
+        asked: dict[str, list[str]] = {}
+        for given, checkpoint in rows:
+            if given is not None and checkpoint is not None:
+                asked.setdefault(given, []).append(checkpoint)
+        try:
+            with self._lock:
+                said = {given: self._values(snapshot, given, own) for given, own in asked.items()}
+        except IntegrityError as exc:
+            self._failure = exc
+            raise
+        except ZooError as exc:
+            self._failure = QueryError(f"{PREDICT}: {exc}")
+            self._failure.__cause__ = exc
+            raise
+        values = [said[g][c] if g is not None and c is not None else None for g, c in rows]
+        return pa.array(values, type=pa.float64())
+
+    def _values(
+        self, snapshot: Snapshot, given: str, ids: Sequence[str]
+    ) -> dict[str, float | None]:
+        fitted = self._named_fitted(snapshot, given)
+        missing = list(dict.fromkeys(i for i in ids if i not in fitted.values))
+        if missing:
+            self._predict(fitted, missing)
+        return fitted.values
+
+    def _named_fitted(self, snapshot: Snapshot, given: str) -> _Fitted:
+        version, named = self._named
+        if version != snapshot.version:
+            self._named = (snapshot.version, named := {})
+        if given not in named:
+            found = find_predictor(snapshot, given)
+            if found.artifact_id not in self._fitted:
+                stored: dict[str, float | None] = {**self._stored(found.key)}
+                self._fitted[found.artifact_id] = _Fitted(found, stored)
+            named[given] = self._fitted[found.artifact_id]
+        return named[given]
+
+    def _catalog(self) -> Catalog:
+        if self._opened is None:
+            from zooplatform.catalog.catalog import Catalog
+
+            self._opened = Catalog(self._path, registry=self._registry, mirror=self._mirror)
+        return self._opened
+
+    def _stored(self, key: PredictionKey) -> dict[str, float]:
+        """The predictions of an artifact that are in the catalog."""
+        with self._catalog() as catalog:
+            rows = catalog.sql(
+                "SELECT checkpoint_id, value FROM metrics WHERE origin = 'predicted' "
+                "AND dataset = ? AND split = ? AND name = ? AND value IS NOT NULL",
+                [*key],
+            )
+        return dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+
+    def _predict(self, fitted: _Fitted, ids: Sequence[str]) -> None:
+        catalog = self._catalog()
+        states = self._checkpoint_states(catalog.snapshot())
+        for checkpoint in ids:
+            if checkpoint not in states:
+                raise UnknownIdError(
+                    "checkpoint",
+                    checkpoint,
+                    remedy="Give whole checkpoint ids, as in the column checkpoint_id of `checkpoints`.",
+                )
+        weightless = [i for i in ids if states[i] != "stored"]
+        stored = [i for i in ids if states[i] == "stored"]
+        fitted.values.update(dict.fromkeys(weightless))
+        if stored:
+            if fitted.predictor is None:
+                fitted.predictor = _load(catalog, fitted.found.artifact_id)
+            said = _said(catalog, fitted.predictor, fitted.found.name, stored)
+            fitted.values.update(said)
+            fitted.new.extend(said)
+
+    def _checkpoint_states(self, snapshot: Snapshot) -> dict[str, str]:
+        if self._states[0] != snapshot.version:
+            table = snapshot.table("checkpoints", ["checkpoint_id", "state"], keep=True)
+            columns = (column.to_pylist() for column in table.columns)
+            self._states = (snapshot.version, dict(zip(*columns, strict=True)))
+            for fitted in self._fitted.values():  # weights may have come since
+                for checkpoint in [i for i, v in fitted.values.items() if v is None]:
+                    del fitted.values[checkpoint]
+        return self._states[1]
+
+    def store(self) -> None:
+        """Keep in the catalog what was predicted since the last time, where it can be written."""
+        with self._lock:
+            for fitted in self._fitted.values():
+                if fitted.new and self._mirror is None:
+                    self._store(fitted)
+
+    def _store(self, fitted: _Fitted) -> None:
+        new, fitted.new = fitted.new, []
+        key = fitted.found.key
+        try:
+            # Another process may have stored the same ones since this one looked.
+            there = self._stored(key)
+            rows = [
+                {
+                    "checkpoint_id": i,
+                    **key._asdict(),
+                    "value": fitted.values[i],
+                    "origin": "predicted",
+                }
+                for i in new
+                if i not in there
+            ]
+            if rows:
+                message = f"{len(rows)} predictions of {fitted.found.name}"
+                self._catalog().commit(message, {"metrics": rows})
+        except CatalogError as exc:
+            log.warning(
+                "%s: predictions could not be kept and are made again next time: %s",
+                self._path,
+                exc,
+            )
+
+
+def _load(catalog: Catalog, artifact_id: str) -> Predictor:
+    from zooplatform.artifacts import find_artifact, load_artifact
+
+    predictor: Predictor = load_artifact(catalog, find_artifact(catalog, artifact_id))
+    return predictor
+
+
+def _said(
+    catalog: Catalog, predictor: Predictor, name: str, ids: Iterable[str]
+) -> dict[str, float]:
+    """What a predictor says of stored checkpoints, whatever mix of architectures they are of."""
+    from zooplatform.fitting import network_batches
+
+    said: dict[str, float] = {}
+    for _, batch in network_batches(catalog.dataset([*ids], target=None), _BATCH):
+        try:
+            values = predictor.predict(batch).tolist()
+        except ZooError as exc:
+            raise QueryError(
+                f"{name!r} cannot predict networks of architecture {batch.architecture_id}: {exc} "
+                "Leave them out with `where architecture_id = ...`."
+            ) from exc
+        said.update(zip(batch.ids, values, strict=True))
+    return said
+
+
+def store_embeddings(
+    catalog: Catalog, artifact: str, query: str | Sequence[str] | None = None
+) -> int:
+    """Embed checkpoints and keep the vectors in the table `embeddings`; gives how many were new.
+
+    What the artifact has embedded before is not embedded again.
+
+    Args:
+        catalog: a local catalog.
+        artifact: a predictor, as `zoo_predict` takes it.
+        query: SQL that gives a column `checkpoint_id`, a sequence of ids, or None for every stored checkpoint.
+
+    Raises:
+        UnknownIdError: there is no such predictor or checkpoint.
+        CatalogError: weights are not stored, or the catalog cannot be written.
+        ArtifactError: the artifact is damaged.
+    """
+    from zooplatform.fitting import network_batches
+
+    found = find_predictor(catalog.snapshot(), artifact)
+    data = catalog.dataset(query, target=None)
+    there = catalog.sql(
+        "SELECT checkpoint_id FROM embeddings WHERE artifact_id = ?", [found.artifact_id]
+    ).column("checkpoint_id")
+    known = pc.is_in(pa.array(data.ids), value_set=there.combine_chunks())
+    wanted = [i for i, old in zip(data.ids, known.to_pylist(), strict=True) if not old]
+    if not wanted:
+        return 0
+    predictor = _load(catalog, found.artifact_id)
+    parts = []
+    for _, batch in network_batches(catalog.dataset(wanted, target=None), _BATCH):
+        vectors = predictor.embed(batch).float().cpu().contiguous()
+        count, width = vectors.shape
+        parts.append(
+            pa.table(
+                {
+                    "checkpoint_id": pa.array(batch.ids),
+                    "artifact_id": pa.array([found.artifact_id] * count),
+                    "values": pa.ListArray.from_arrays(
+                        pa.array(range(0, (count + 1) * width, width), pa.int32())
+                        if width
+                        else pa.array([0] * (count + 1), pa.int32()),
+                        pa.array(vectors.flatten().numpy()),
+                    ),
+                }
+            )
+        )
+    rows = pa.concat_tables(parts)
+    catalog.commit(f"{rows.num_rows} embeddings of {found.name}", {"embeddings": rows})
+    return int(rows.num_rows)
