@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zooplatform import hookimpl
+from zooplatform_sne.sql import FUNCTIONS
 
 if TYPE_CHECKING:
-    from zooplatform.interfaces import PredictorSpec
+    from zooplatform.interfaces import PredictorSpec, SqlFunction
 
 
 @hookimpl
 def zoo_register_predictors() -> list[PredictorSpec]:
     return []
+
+
+@hookimpl
+def zoo_register_sql() -> list[SqlFunction]:
+    return [*FUNCTIONS]
