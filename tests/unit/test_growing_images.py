@@ -52,6 +52,23 @@ def test_an_npz_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(classes[order], y[wanted])
 
 
+def test_relative_paths_start_in_the_folder_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = some_images()
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    np.savez(inner / "a.npz", x=x, y=y)
+    np.save(inner / "x.npy", x)
+    np.save(inner / "y.npy", y)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("inner", str(inner)):
+        for source in ("npz:a.npz", "a.npz", str(inner / "a.npz"), "folder:.", "."):
+            assert len(read_images(source, asked(folder=folder)).train.y) == 40
+    with pytest.raises(SourceError, match=r"no file a\.npz.*data\.folder says where"):
+        read_images("npz:a.npz", asked())
+
+
 def test_a_folder_with_test_images_of_its_own(tmp_path: Path) -> None:
     x, y = some_images()
     for name, array in {

@@ -204,11 +204,17 @@ def test_initialisations_are_shared_as_asked(registry: Registry) -> None:
     assert len(firsts(3)) == 3
 
 
+class _Sine(torch.nn.Linear):
+    """A layer that every initialisation takes, `siren` too."""
+
+    w0 = 30.0
+
+
 @pytest.mark.parametrize("how", INITIALISATIONS)
 def test_an_initialisation_depends_on_its_seed_alone(how: str) -> None:
     def made(seed: int) -> torch.Tensor:
         torch.rand(1)  # moves the global generator
-        module = initialise(lambda: torch.nn.Linear(40, 30), how, seed=seed, std=0.3)
+        module = initialise(lambda: _Sine(40, 30), how, seed=seed, std=0.3)
         return module.weight.detach()
 
     torch.testing.assert_close(made(1), made(1), rtol=0, atol=0)

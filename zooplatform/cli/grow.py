@@ -61,9 +61,9 @@ def grow(
     """Train a zoo from a recipe.
 
     RECIPE is a TOML file, or the name of one that comes with zooplatform (digits-demo, tiny-zoo,
-    sne-arch1, sne-arch2). Networks are stored a stack at a time; what is stored already is not
-    trained again, so that after an interruption the same call goes on. The catalog is made when
-    it is not there.
+    sne-arch1, sne-arch2, sne16-arch1, sne16-arch2, inr-sine). Networks are stored a stack at a time;
+    what is stored already is not trained again, so that after an interruption the same call goes on.
+    The catalog is made when it is not there.
 
     \b
     zoo grow digits-demo

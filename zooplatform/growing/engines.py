@@ -2,28 +2,30 @@
 
 Legend for shapes: A networks, B images of a batch, D values of one image, K classes, P trained
 values and Q stored values of one network. Every engine computes, for each network on its own, the
-gradient of the mean cross-entropy of its batch.
+gradient of the mean loss of its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zooplatform.growing.stacked import Drop, GroupedNetwork
 
 if TYPE_CHECKING:
+    from zooplatform.growing.data import GrowingData
     from zooplatform.growing.networks import NetworkPlan
 
 __all__ = ["Engine", "GroupedEngine", "LoopEngine", "VmapEngine", "make_engine"]
 
 Counters = Sequence[Mapping[str, Tensor]]
+# Loss of each of N inputs, from outputs (N, K) and targets (N,).
+Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Engine(Protocol):
@@ -47,7 +49,7 @@ class Engine(Protocol):
         Args:
             weights: (A, Q); running statistics in it are updated.
             x: inputs (A, B, D).
-            y: classes (A, B).
+            y: targets (A, B).
             share: weight of each image in the mean (A, B): 1 / batch size, or 0 for padding.
             into: (A, P), overwritten.
             drop: factors of a dropout layer for a shape (A, B, F), or None without dropout.
@@ -63,12 +65,15 @@ class GroupedEngine:
 
     alike: tuple[str, ...] = ("activation", "batch_size")
 
-    def __init__(self, plan: NetworkPlan, shape: tuple[int, ...], *, dropout: bool) -> None:
+    def __init__(
+        self, plan: NetworkPlan, shape: tuple[int, ...], losses: Losses, *, dropout: bool
+    ) -> None:
         assert plan.layers is not None  # the factory gives this engine to plain networks only
         layers, activation = plan.layers
         # Flattening comes first where images enter an MLP: then they are vectors from the start.
         flat = len(shape) == 1 or layers[0]["type"] == "flatten"
         self._image = None if flat else (shape[0], shape[1], shape[2])
+        self._losses = losses
         self._network = GroupedNetwork(layers, activation, plan.parameters, dropout=dropout)
 
     def _inputs(self, x: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ class GroupedEngine:
     ) -> None:
         leaves = [leaf.requires_grad_() for leaf in self._network.leaves(weights)]
         logits = self._network.logits(leaves, self._inputs(x), len(weights), drop)
-        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+        losses = self._losses(logits.flatten(0, 1), y.flatten())
         self._network.collect(torch.autograd.grad(losses, leaves, share.flatten()), into)
 
     def logits(self, weights: Tensor, x: Tensor, counters: Counters) -> Tensor:
@@ -98,13 +103,13 @@ class VmapEngine:
 
     alike: tuple[str, ...] = ("activation", "batch_size", "dropout", "fraction")
 
-    def __init__(self, plan: NetworkPlan, shape: tuple[int, ...]) -> None:
+    def __init__(self, plan: NetworkPlan, shape: tuple[int, ...], losses: Losses) -> None:
         self._plan, self._shape = plan, shape
         module = self._module = plan.prototype
 
         def loss(named: dict[str, Tensor], x: Tensor, y: Tensor, share: Tensor) -> Tensor:
             logits = functional_call(module, named, (x,))
-            return (F.cross_entropy(logits, y, reduction="none") * share).sum()
+            return (losses(logits, y) * share).sum()
 
         def forward(named: dict[str, Tensor], x: Tensor) -> Tensor:
             logits: Tensor = functional_call(module, named, (x,))
@@ -146,8 +151,9 @@ class LoopEngine:
 
     alike: tuple[str, ...] = ("activation", "batch_size", "dropout", "fraction")
 
-    def __init__(self, plan: NetworkPlan, shape: tuple[int, ...]) -> None:
+    def __init__(self, plan: NetworkPlan, shape: tuple[int, ...], losses: Losses) -> None:
         self._plan, self._shape, self._module = plan, shape, plan.prototype
+        self._losses = losses
 
     def gradients(
         self,
@@ -167,7 +173,7 @@ class LoopEngine:
                 for slot in self._plan.parameters
             }
             logits = self._call({**leaves, **self._buffers(own, counters[row])}, x[row])
-            loss = (F.cross_entropy(logits, y[row], reduction="none") * share[row]).sum()
+            loss = (self._losses(logits, y[row]) * share[row]).sum()
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             for slot, gradient in zip(self._plan.parameters, gradients, strict=True):
                 target = slot.rows(into[row : row + 1])[0]
@@ -192,10 +198,10 @@ class LoopEngine:
 
 
 def make_engine(
-    name: str, plan: NetworkPlan, shape: tuple[int, ...], *, dropout: bool, device: torch.device
+    name: str, plan: NetworkPlan, data: GrowingData, *, dropout: bool, device: torch.device
 ) -> Engine:
-    """The engine called `name` for networks of `plan` and inputs of `shape`."""
+    """The engine called `name` for networks of `plan` that learn from `data`."""
     if name == "grouped":
-        return GroupedEngine(plan, shape, dropout=dropout)
+        return GroupedEngine(plan, data.shape, data.losses, dropout=dropout)
     plan.prototype.to(device)
-    return (VmapEngine if name == "vmap" else LoopEngine)(plan, shape)
+    return (VmapEngine if name == "vmap" else LoopEngine)(plan, data.shape, data.losses)

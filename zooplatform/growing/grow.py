@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from zooplatform.errors import ConfigError
-from zooplatform.growing.images import ImageData, read_images
+from zooplatform.growing.data import GrowingData, read_data
 from zooplatform.growing.networks import NetworkFactory, NetworkPlan
 from zooplatform.growing.runs import Run, Stack, plan_runs, plan_stacks
 from zooplatform.growing.train import Moment, StackTrainer, reuse_freed_memory
@@ -23,7 +23,7 @@ from zooplatform.interfaces import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from zooplatform.catalog import Catalog
     from zooplatform.growing.engines import Engine
@@ -128,7 +128,7 @@ def grow(
         reuse_freed_memory()
     report, clock = GrowReport(), _Clock(max_minutes)
     growers = [
-        ZooGrower(recipe, read_images(source, recipe.data), catalog.registry)
+        ZooGrower(recipe, read_data(source, recipe.data), catalog.registry)
         for source in recipe.data.source
     ]
     names = [grower.zoo for grower in growers]
@@ -168,11 +168,11 @@ class ZooGrower:
 
     Args:
         recipe: what to grow.
-        data: the images.
+        data: what the networks learn.
         registry: provides the architecture adapters.
     """
 
-    def __init__(self, recipe: Recipe, data: ImageData, registry: Registry) -> None:
+    def __init__(self, recipe: Recipe, data: GrowingData, registry: Registry) -> None:
         self._recipe, self._data = recipe, data
         several = len(recipe.data.source) > 1
         self.zoo = f"{recipe.name}-{data.name}" if several else recipe.name
@@ -287,7 +287,8 @@ class ZooGrower:
         rows = []
         for place, run in enumerate(stack.runs):
             model = self._model(run, stack)
-            rows += [self._record(model, moment, place) for moment in moments]
+            given = self._data.properties(run)
+            rows += [self._record(model, moment, place, given) for moment in moments]
         return PopulationBatch(
             layout=plan.layout,
             weights=weights.reshape(-1, weights.shape[2]),
@@ -303,8 +304,9 @@ class ZooGrower:
 
     def _model(self, run: Run, stack: Stack) -> ModelInfo:
         data = self._data
-        seen = run.num_train(len(data.train.y))
-        trained_on = {"sha256": data.sha256, "num_train": seen, "num_test": len(data.test.y)}
+        seen = run.num_train(len(data.inputs("train")))
+        num_test = len(data.inputs("test"))
+        trained_on = {"sha256": data.sha256, "num_train": seen, "num_test": num_test}
         return ModelInfo(
             key=f"grow:{self.zoo}/{run.index}",
             name=self._name(run),
@@ -322,7 +324,9 @@ class ZooGrower:
             lineage=(LineageRecord(parent=data.source, relation="trained_on", detail=trained_on),),
         )
 
-    def _record(self, model: ModelInfo, moment: Moment, place: int) -> CheckpointRecord:
+    def _record(
+        self, model: ModelInfo, moment: Moment, place: int, given: Mapping[str, float]
+    ) -> CheckpointRecord:
         metrics = [
             MetricRecord(
                 name=f"{split}_{name}",
@@ -333,6 +337,11 @@ class ZooGrower:
             )
             for split, measured in (("train", moment.train), ("test", moment.test))
             for name, values in (("accuracy", measured.accuracy), ("loss", measured.loss))
+            if values is not None
+        ]
+        metrics += [
+            MetricRecord(name=name, value=value, dataset=self._data.name)
+            for name, value in given.items()
         ]
         return CheckpointRecord(
             model=model,

@@ -16,7 +16,11 @@ from zooplatform.errors import ConfigError
 from zooplatform.growing.sources import RawImages, read_source
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from zooplatform.growing.data import SplitName
     from zooplatform.growing.recipe import DataRecipe
+    from zooplatform.growing.runs import Run
 
 __all__ = ["ImageData", "Split", "prepare", "read_images"]
 
@@ -52,9 +56,50 @@ class ImageData:
     sha256: str
 
     @property
+    def num_outputs(self) -> int:
+        """Outputs that a network needs."""
+        return self.num_classes
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input, (C, H, W) or (F,)."""
         return tuple(self.train.x.shape[1:])
+
+    def inputs(self, split: SplitName) -> Tensor:
+        """Images (N, C, H, W) or vectors (N, F) of a split."""
+        return self._split(split).x
+
+    def targets(self, split: SplitName, runs: Sequence[Run]) -> Tensor:
+        """Classes (1, N), the same for every network."""
+        return self._split(split).y.unsqueeze(0)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy (N,) of outputs (N, K)."""
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether the largest of the outputs (A, B, K) is that of the class, (A, B)."""
+        return outputs.argmax(2) == targets
+
+    def check(self, run: Run, outputs: int) -> None:
+        """Refuse a network with too few outputs, and hyper-parameters of functions."""
+        if run.wave is not None:
+            raise ConfigError(
+                f"hyperparameters.frequency: {self.source} holds images, which have none. Remove it, "
+                "or let data.source name a function."
+            )
+        if outputs < self.num_classes:
+            raise ConfigError(
+                f"The network gives outputs of shape ({outputs},), but the data have "
+                f"{self.num_classes} classes. Change the last layer of the architecture."
+            )
+
+    def properties(self, run: Run) -> Mapping[str, float]:
+        """Nothing is known of a classifier before it is measured."""
+        return {}
+
+    def _split(self, name: SplitName) -> Split:
+        return self.train if name == "train" else self.test
 
 
 def read_images(source: str, recipe: DataRecipe) -> ImageData:

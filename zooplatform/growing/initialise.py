@@ -28,7 +28,28 @@ def _fills(std: float) -> Mapping[str, _Fill]:
     }
 
 
-INITIALISATIONS = ("default", *_fills(1.0))
+def _siren(module: nn.Module, generator: Generator) -> None:
+    """As Sitzmann et al. (arXiv 2006.09661, section 3.2) draw weights for layers followed by sin(w0 * x)."""
+    found = (getattr(part, "w0", None) for part in module.modules())
+    rates = {w0 for w0 in found if isinstance(w0, float)}
+    if len(rates) != 1:
+        raise ConfigError(
+            "init 'siren' is for networks whose activations are all sines of one frequency, such as "
+            f"'sine(30)'; this one has {sorted(rates) or 'none'}. Choose another init or activation."
+        )
+    (w0,) = rates
+    first = True
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            inputs = parameter[0].numel()
+            bound = 1 / inputs if first else (6 / inputs) ** 0.5 / w0
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            first = False
+        elif name.endswith("bias"):
+            parameter.zero_()
+
+
+INITIALISATIONS = ("default", *_fills(1.0), "siren")
 
 
 def initialise(build: Callable[[], nn.Module], how: str, *, seed: int, std: float) -> nn.Module:
@@ -36,13 +57,14 @@ def initialise(build: Callable[[], nn.Module], how: str, *, seed: int, std: floa
 
     Args:
         build: makes the network.
-        how: `default` keeps what the network's own constructor draws; every other name fills
-            matrices and kernels by torch's function of that name and sets biases to 0.
+        how: `default` keeps what the network's own constructor draws; `siren` fills networks with
+            sine activations as their authors do; every other name fills matrices and kernels by
+            torch's function of that name. Biases are 0 but for `default`.
         seed: decides the weights; torch's global generator is left as it was.
         std: standard deviation of `uniform`, `normal` and `truncated_normal`.
 
     Raises:
-        ConfigError: no such initialisation.
+        ConfigError: no such initialisation, or none for this network.
     """
     if how not in INITIALISATIONS:
         raise ConfigError(f"Unknown init {how!r}. Known: {', '.join(INITIALISATIONS)}.")
@@ -51,9 +73,12 @@ def initialise(build: Callable[[], nn.Module], how: str, *, seed: int, std: floa
         module = build()
     if how == "default":
         return module
-    fill = _fills(std)[how]
     generator = Generator().manual_seed(seed)
     with torch.no_grad():
+        if how == "siren":
+            _siren(module, generator)
+            return module
+        fill = _fills(std)[how]
         for name, parameter in module.named_parameters():
             if parameter.dim() > 1:
                 fill(parameter, generator=generator)

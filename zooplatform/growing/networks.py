@@ -25,7 +25,7 @@ from zooplatform.layout import layout_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from zooplatform.growing.images import ImageData
+    from zooplatform.growing.data import GrowingData
     from zooplatform.growing.recipe import Recipe
     from zooplatform.growing.runs import Run
     from zooplatform.interfaces import Layout
@@ -130,14 +130,14 @@ class NetworkFactory:
 
     Args:
         recipe: its `architecture` and `engine` are used.
-        data: decides the inputs and the number of classes.
+        data: decides the inputs and the number of outputs.
         registry: provides the architecture adapters.
 
     Raises:
         UnknownBackendError: no plugin knows the architecture family.
     """
 
-    def __init__(self, recipe: Recipe, data: ImageData, registry: Registry) -> None:
+    def __init__(self, recipe: Recipe, data: GrowingData, registry: Registry) -> None:
         config = dict(recipe.architecture)
         family = str(config.pop("family"))
         specs = registry.architectures.specs()
@@ -207,7 +207,7 @@ class NetworkFactory:
         return self._wanted
 
     def _check(self, plan: NetworkPlan, run: Run) -> None:
-        """Refuse a network that the images do not fit, before hours of training."""
+        """Refuse a network that the data do not fit, before hours of training."""
         state = plan.prototype.state_dict()
         trained = {slot.name for slot in plan.parameters}
         buffers = {name for name, _ in plan.prototype.named_buffers()}
@@ -217,7 +217,7 @@ class NetworkFactory:
             )
         if kinds := {str(state[name].dtype) for name in trained} - {"torch.float32"}:
             raise ConfigError(f"Only float32 networks can be grown; this one has {sorted(kinds)}.")
-        shape, classes = self._data.shape, self._data.num_classes
+        shape = self._data.shape
         try:
             with torch.no_grad():
                 outputs = plan.prototype.eval()(torch.zeros(2, *shape))
@@ -226,11 +226,12 @@ class NetworkFactory:
                 f"The network does not take inputs of shape {shape} ({str(exc).splitlines()[0]}). "
                 "Make data.size and the architecture agree."
             ) from exc
-        if outputs.dim() != 2 or outputs.shape[1] < classes:
+        if outputs.dim() != 2:
             raise ConfigError(
-                f"The network gives outputs of shape {tuple(outputs.shape[1:])}, but the data have "
-                f"{classes} classes. Change the last layer of the architecture."
+                f"The network gives outputs of shape {tuple(outputs.shape[1:])}; it must give a "
+                "vector. Change the last layer of the architecture."
             )
+        self._data.check(run, outputs.shape[1])
         own = any(layer.get("p", 0) for layer in (plan.layers or ([], None))[0])
         if own and not self._says_dropout:
             raise ConfigError(
@@ -249,13 +250,13 @@ def _matches(family: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(family, pattern) for pattern in patterns if pattern != "*")
 
 
-def _mlp(config: dict[str, Any], data: ImageData) -> dict[str, Any]:
-    """`hidden = [32, 16]` between the inputs and the classes of the data, unless written in full."""
+def _mlp(config: dict[str, Any], data: GrowingData) -> dict[str, Any]:
+    """`hidden = [32, 16]` between the inputs and the outputs of the data, unless written in full."""
     if "hidden" not in config:
         return config
     hidden = config.pop("hidden")
     shape = data.shape
-    widths = [prod(shape), *hidden, data.num_classes]
+    widths = [prod(shape), *hidden, data.num_outputs]
     written: dict[str, Any] = {"preset": "mlp", "widths": widths, **config}
     if len(shape) > 1:
         written["input"] = list(shape)

@@ -38,28 +38,31 @@ HYPERPARAMETERS: Mapping[str, Any] = {
     "fraction": 1.0,
     "batch_size": 32,
     "seed": None,
+    "frequency": None,
+    "amplitude": 1.0,
+    "phase": 0.0,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRecipe:
-    """The images and how they are prepared.
+    """The images or the function, and how they are prepared.
 
     Attributes:
-        source: `npz:FILE`, `folder:FOLDER`, `sklearn:digits`, `torchvision:NAME` or
-            `hub:org/name[@revision]`; a list of them makes one zoo per data set. Relative paths
-            start from the working directory.
-        folder: where torchvision puts what it downloads.
+        source: `npz:FILE`, `folder:FOLDER`, `sklearn:digits`, `torchvision:NAME`,
+            `hub:org/name[@revision]` or `function:sine`; a list of them makes one zoo per data set.
+        folder: where relative paths start and where torchvision puts what it downloads; empty is
+            the working directory, and `data` in it for downloads.
         test: images kept for testing where the data set has no test images of its own: a number,
-            or a fraction below 1.
-        train: use only this many training images; 0 uses all.
+            or a fraction below 1 (of a function: points, or a fraction of `train`).
+        train: use only this many training images; 0 uses all. Of a function: training points.
         size: side to which images are resized (by averaging when smaller); 0 leaves them.
         grayscale: mix colours into one channel by their brightness.
         seed: seed of the split into training and test images.
     """
 
     source: tuple[str, ...]
-    folder: str = "data"
+    folder: str = ""
     test: float = 0.2
     train: int = 0
     size: int = 0
@@ -241,7 +244,7 @@ def _data(table: Mapping[str, Any]) -> DataRecipe:
         raise ConfigError(f"data.test is {test!r}; it must be a positive number.")
     return DataRecipe(
         source=tuple(sources),
-        folder=_typed("data.folder", table.get("folder", "data"), str),
+        folder=_typed("data.folder", table.get("folder", ""), str),
         test=test,
         train=_count("data.train", table.get("train", 0), least=0),
         size=_count("data.size", table.get("size", 0), least=0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.errors import ConfigError
@@ -16,10 +16,19 @@ from zooplatform.growing.recipe import HYPERPARAMETERS, Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Run", "Stack", "plan_runs", "plan_stacks"]
+__all__ = ["Run", "Stack", "Wave", "plan_runs", "plan_stacks"]
 
 # Initialisations that `init_std` matters for.
 _WITH_STD = ("uniform", "normal", "truncated_normal")
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """`amplitude * sin(frequency * x + phase)`, angles in radians."""
+
+    frequency: float
+    amplitude: float
+    phase: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,7 @@ class Run:
         dropout: probability of dropping an activation in training.
         fraction: share of the training images that this network sees.
         batch_size: images per step.
+        wave: the function that this network is fitted to, or None where it learns images.
     """
 
     index: int
@@ -48,6 +58,7 @@ class Run:
     dropout: float
     fraction: float
     batch_size: int
+    wave: Wave | None = None
 
     def num_train(self, count: int) -> int:
         """How many of `count` training images this network sees."""
@@ -69,6 +80,8 @@ class Run:
         }
         if self.init in _WITH_STD:
             stored["init_std"] = self.init_std
+        if self.wave is not None:
+            stored |= asdict(self.wave)
         return {name: value for name, value in stored.items() if value is not None}
 
 
@@ -128,6 +141,22 @@ def _run(recipe: Recipe, index: int) -> Run:
         dropout=_number("dropout", values, least=0, below=1),
         fraction=_number("fraction", values, above=0, most=1),
         batch_size=_whole("batch_size", values["batch_size"], 1),
+        wave=_wave(recipe, values),
+    )
+
+
+def _wave(recipe: Recipe, values: Mapping[str, Any]) -> Wave | None:
+    if values["frequency"] is None:
+        for name in ("amplitude", "phase"):
+            if name in recipe.hyperparameters:
+                raise ConfigError(
+                    f"hyperparameters.{name} belongs to hyperparameters.frequency, which is missing."
+                )
+        return None
+    return Wave(
+        frequency=_number("frequency", values, above=0),
+        amplitude=_number("amplitude", values, above=0),
+        phase=_number("phase", values),
     )
 
 
@@ -190,6 +219,6 @@ def _number(
         or isinstance(value, bool)
         or not all(holds(value, limit) for _, holds, limit in limits)
     ):
-        said = " and ".join(words for words, _, _ in limits)
-        raise ConfigError(f"hyperparameters.{name} is {value!r}; it must be a number {said}.")
+        said = " ".join(["a number", " and ".join(words for words, _, _ in limits)]).strip()
+        raise ConfigError(f"hyperparameters.{name} is {value!r}; it must be {said}.")
     return float(value)

@@ -21,6 +21,7 @@ __all__ = ["RawImages", "read_source"]
 Array: TypeAlias = npt.NDArray[Any]
 
 _INSTALL = "pip install 'zooplatform[grow]'"
+_CHECK_PATH = "Check data.source; data.folder says where relative paths start."
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
@@ -52,7 +53,8 @@ def read_source(source: str, folder: str) -> RawImages:
 
     Args:
         source: `scheme:rest`; a path without scheme is an `.npz` file or a folder of `.npy` files.
-        folder: where torchvision puts what it downloads.
+        folder: where relative paths start and where torchvision puts what it downloads; empty is
+            the working directory, and `data` in it for downloads.
 
     Raises:
         SourceError: there is no such data set, or it does not hold images with classes.
@@ -64,11 +66,13 @@ def read_source(source: str, folder: str) -> RawImages:
     reader = _READERS.get(scheme)
     if reader is None:
         raise SourceError(
-            source, f"unknown scheme {scheme!r}.", f"Known: {', '.join(_READERS)}, or a path."
+            source,
+            f"unknown scheme {scheme!r}.",
+            f"Known: {', '.join(_READERS)}, function, or a path.",
         )
     if not rest:
         raise SourceError(source, "names no data set.", f"Write {scheme}:NAME.")
-    raw = reader(source, rest, Path(folder))
+    raw = reader(source, rest, Path(folder).expanduser())
     for x, y in ((raw.x, raw.y), (raw.test_x, raw.test_y)):
         if x is not None and y is not None and (len(x) != len(y) or not len(x)):
             raise SourceError(source, f"has {len(x):,} inputs but {len(y):,} classes.")
@@ -111,13 +115,13 @@ def _from_arrays(source: str, name: str, arrays: Mapping[str, Array]) -> RawImag
 
 
 def _npz(source: str, rest: str, folder: Path) -> RawImages:
-    path = Path(rest).expanduser()
+    path = folder / Path(rest).expanduser()
     try:
         # Opened here, since np.load leaves a file open that is not a zip.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as exc:
-        raise SourceError(source, f"there is no file {path}.", "Check data.source.") from exc
+        raise SourceError(source, f"there is no file {path}.", _CHECK_PATH) from exc
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as exc:
         raise SourceError(
             source, f"{path} is not an .npz file of plain arrays: {exc}.", "Write it by np.savez."
@@ -126,9 +130,9 @@ def _npz(source: str, rest: str, folder: Path) -> RawImages:
 
 
 def _folder(source: str, rest: str, folder: Path) -> RawImages:
-    path = Path(rest).expanduser()
+    path = folder / Path(rest).expanduser()
     if not path.is_dir():
-        raise SourceError(source, f"there is no folder {path}.", "Check data.source.")
+        raise SourceError(source, f"there is no folder {path}.", _CHECK_PATH)
     arrays: dict[str, Array] = {}
     for file in sorted(path.glob("*.npy")):
         try:
@@ -141,7 +145,8 @@ def _folder(source: str, rest: str, folder: Path) -> RawImages:
 
 
 def _path(source: str, rest: str, folder: Path) -> RawImages:
-    return (_folder if Path(rest).expanduser().is_dir() else _npz)(source, rest, folder)
+    is_folder = (folder / Path(rest).expanduser()).is_dir()
+    return (_folder if is_folder else _npz)(source, rest, folder)
 
 
 # --- libraries ------------------------------------------------------------------------------------
@@ -165,6 +170,8 @@ def _torchvision(source: str, rest: str, folder: Path) -> RawImages:
     except ImportError as exc:
         raise NotInstalledError(source, ["torchvision"], _INSTALL) from exc
     kind = getattr(datasets, rest, None)
+    if folder == Path():
+        folder = Path("data")
     if not isinstance(kind, type) or not issubclass(kind, datasets.VisionDataset):
         raise SourceError(
             source, f"torchvision has no data set {rest!r}.", "Write it as in torchvision:MNIST."
@@ -172,7 +179,7 @@ def _torchvision(source: str, rest: str, folder: Path) -> RawImages:
     parts = []
     for choice in ({"train": True}, {"train": False}), ({"split": "train"}, {"split": "test"}):
         try:
-            parts = [kind(str(folder.expanduser()), download=True, **chosen) for chosen in choice]
+            parts = [kind(str(folder), download=True, **chosen) for chosen in choice]
         except TypeError:
             continue  # the data set names its halves in the other way
         except (OSError, RuntimeError, ValueError) as exc:

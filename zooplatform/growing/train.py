@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
+from zooplatform.growing.data import SPLITS
 from zooplatform.growing.engines import Engine, make_engine
 from zooplatform.growing.initialise import initialise
 from zooplatform.growing.optimizers import StackedOptimizer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from zooplatform.growing.images import ImageData, Split
+    from zooplatform.growing.data import GrowingData, SplitName
     from zooplatform.growing.networks import NetworkPlan
     from zooplatform.growing.runs import Run, Stack
     from zooplatform.growing.stacked import Drop
@@ -51,10 +51,15 @@ _EVALUATED_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Mean cross-entropy and accuracy (a fraction) of each network, (M,) float64."""
+    """Mean loss of each network, and its accuracy (a fraction) where it classifies; (M,) float64."""
 
     loss: npt.NDArray[np.float64]
-    accuracy: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64] | None
+
+    def ordered(self, order: Sequence[int]) -> Measured:
+        """The same with the networks in another order."""
+        accuracy = None if self.accuracy is None else self.accuracy[order]
+        return Measured(self.loss[order], accuracy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,7 @@ class StackTrainer:
         stack: the runs.
         plan: their network.
         engine: name of the engine.
-        data: the images.
+        data: what the networks learn.
         device: where to train.
         train_metrics: training images to measure a network on at most, 0 for all.
     """
@@ -95,13 +100,13 @@ class StackTrainer:
         stack: Stack,
         plan: NetworkPlan,
         engine: str,
-        data: ImageData,
+        data: GrowingData,
         *,
         device: torch.device,
         train_metrics: int,
     ) -> None:
         self._plan, self._device = plan, device
-        count = len(data.train.y)
+        count = len(data.inputs("train"))
         sizes = {run.index: run.num_train(count) for run in stack.runs}
         # Networks with more steps in an epoch come first, so that those still busy are the first rows.
         self._runs = sorted(stack.runs, key=lambda run: (-sizes[run.index], run.index))
@@ -118,7 +123,7 @@ class StackTrainer:
         self._gradient = torch.empty_like(trained)
         self._optimizer = StackedOptimizer([run.rule for run in self._runs], trained)
         dropout = any(run.dropout for run in self._runs)
-        self._engine: Engine = make_engine(engine, plan, data.shape, dropout=dropout, device=device)
+        self._engine: Engine = make_engine(engine, plan, data, dropout=dropout, device=device)
         # Without batch statistics a batch of one image is as good as any.
         self._least = 2 if plan.statistics else 1
         self._stack_seed = derive_seed("stack", *(run.seed for run in self._runs))
@@ -128,8 +133,12 @@ class StackTrainer:
         self._steps = [0] * len(self._runs)
         self._epoch = 0
 
-        self._train = _flat(data.train, device)
-        self._test = _flat(data.test, device)
+        self._data = data
+        self._x: dict[SplitName, Tensor] = {}
+        self._y: dict[SplitName, Tensor] = {}  # (1, N) or (M, N)
+        for split in SPLITS:
+            self._x[split] = data.inputs(split).flatten(1).to(device)
+            self._y[split] = data.targets(split, self._runs).to(device)
         self._seen = [subset[: train_metrics or None] for subset in self._subsets]
 
     def train_epoch(self) -> None:
@@ -151,15 +160,19 @@ class StackTrainer:
 
     def _step(self, indices: Tensor, share: Tensor) -> None:
         """One update of the first A networks with images `indices` (A, B)."""
-        active, batch = indices.shape
-        flat = indices.flatten()
-        x = self._train.x.index_select(0, flat).view(active, batch, -1)
-        y = self._train.y.index_select(0, flat).view(active, batch)
+        active = len(indices)
+        x, y = self._examples("train", indices)
         gradient = self._gradient[:active]
         self._engine.gradients(
             self._weights[:active], x, y, share, gradient, self._drop, self._counters
         )
         self._optimizer.step(gradient)
+
+    def _examples(self, split: SplitName, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (A, B, D) and targets (A, B) of the first A networks at `indices` (A, B)."""
+        x = self._x[split].index_select(0, indices.flatten()).view(*indices.shape, -1)
+        targets = self._y[split][: len(indices)].expand(len(indices), -1)
+        return x, targets.gather(1, indices)
 
     def _batches(self) -> tuple[Tensor, Tensor, list[int]]:
         """Indices (S, M, B) and weights (S, M, B) of the coming epoch, and each network's steps."""
@@ -191,21 +204,21 @@ class StackTrainer:
 
     def moment(self) -> Moment:
         """Measure the networks as they are now."""
-        everything = torch.arange(len(self._test.y)).expand(len(self._runs), -1)
-        train = self._measure(self._train, self._seen)
-        test = self._measure(self._test, list(everything))
+        everything = torch.arange(len(self._x["test"])).expand(len(self._runs), -1)
+        train = self._measure("train", self._seen)
+        test = self._measure("test", list(everything))
         order = self._order
         return Moment(
             epoch=self._epoch,
             steps=tuple(self._steps[row] for row in order),
             weights=self._plan.stored(self._weights[order]),
             aside=self._plan.aside([self._counters[row] for row in order]),
-            train=Measured(train.loss[order], train.accuracy[order]),
-            test=Measured(test.loss[order], test.accuracy[order]),
+            train=train.ordered(order),
+            test=test.ordered(order),
         )
 
     @torch.no_grad()
-    def _measure(self, split: Split, chosen: Sequence[Tensor]) -> Measured:
+    def _measure(self, split: SplitName, chosen: Sequence[Tensor]) -> Measured:
         """Measure network `m` on the images `chosen[m]`; rows stay in the trainer's order."""
         longest = max(map(len, chosen))
         networks = len(chosen)
@@ -216,20 +229,22 @@ class StackTrainer:
             valid[row, : len(one)] = 1
         indices, valid = indices.to(self._device), valid.to(self._device)
         loss = torch.zeros(networks, dtype=torch.float64, device=self._device)
-        hits = torch.zeros_like(loss)
+        hits: Tensor | None = None
         size = max(1, _EVALUATED_AT_ONCE // networks)
         for start in range(0, longest, size):
             part = indices[:, start : start + size]
-            x = split.x.index_select(0, part.flatten()).view(*part.shape, -1)
-            y = split.y[part]
+            x, y = self._examples(split, part)
             logits = self._engine.logits(self._weights, x, self._counters)
-            each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+            each = self._data.losses(logits.flatten(0, 1), y.flatten())
             counted = valid[:, start : start + size]
             # Padding may overflow too, and 0 * inf would spread it.
             loss += torch.where(counted > 0, each.view_as(y).double(), 0).sum(1)
-            hits += ((logits.argmax(2) == y) * counted).sum(1)
+            right = self._data.hits(logits, y)
+            if right is not None:
+                hits = (right * counted).sum(1) + (0 if hits is None else hits)
         total = valid.sum(1)
-        return Measured((loss / total).cpu().numpy(), (hits / total).cpu().numpy())
+        accuracy = None if hits is None else (hits / total).cpu().numpy()
+        return Measured((loss / total).cpu().numpy(), accuracy)
 
 
 def _first_weights(
@@ -252,10 +267,6 @@ def training_subset(run: Run, count: int) -> Tensor:
 def order_generator(run: Run) -> Generator:
     """What shuffles the images of a run: each epoch takes them in the order of one `randperm`."""
     return Generator().manual_seed(derive_seed(run.seed, "order"))
-
-
-def _flat(split: Split, device: torch.device) -> Split:
-    return split._replace(x=split.x.flatten(1).to(device), y=split.y.to(device))
 
 
 @cache
