@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from zooplatform.catalog.files import fsync_dir, fsync_file, new_id, write_durably
 from zooplatform.catalog.leases import lease
@@ -33,11 +33,13 @@ __all__ = [
     "FORMAT",
     "KINDS",
     "Artifact",
+    "PredictionKey",
     "artifact_folder",
     "check_name",
     "find_artifact",
     "list_artifacts",
     "load_artifact",
+    "prediction_key",
     "require_writable",
     "store_artifact",
 ]
@@ -81,6 +83,24 @@ class Artifact:
     metrics: Mapping[str, Any]
     path: str
     created_at: datetime
+
+
+class PredictionKey(NamedTuple):
+    """The columns of `metrics` that tell the predictions of one artifact from all others."""
+
+    dataset: str
+    split: str
+    name: str
+
+
+def prediction_key(artifact: Artifact) -> PredictionKey:
+    """Where the predictions of an artifact are kept: under its id, which no refitted artifact shares.
+
+    `wide` shows them as `predicted_<target>`, or `predicted_<artifact>_<target>` once several artifacts have predicted
+    the same checkpoint.
+    """
+    target = str(artifact.data.get("target") or "prediction")
+    return PredictionKey(dataset=artifact.artifact_id, split="", name=target)
 
 
 def check_name(name: str) -> None:
@@ -149,14 +169,14 @@ def store_artifact(
         folder.mkdir(parents=True)
         try:
             _write(folder, artifact, instance, owner)
-            row = {
-                **asdict(artifact),
-                **{what: json.dumps(value, ensure_ascii=False) for what, value in plain.items()},
-            }
-            catalog.commit(f"{kind} {name}", {"artifacts": [row]})
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # what stays behind, `zoo gc` removes
             raise
+        row = {
+            **asdict(artifact),
+            **{what: json.dumps(value, ensure_ascii=False) for what, value in plain.items()},
+        }
+        catalog.commit(f"{kind} {name}", {"artifacts": [row]})
     return artifact
 
 

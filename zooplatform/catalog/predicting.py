@@ -6,14 +6,19 @@ What a fitted predictor says of a checkpoint never changes, so each prediction i
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zooplatform.artifacts import (
+    find_artifact,
+    list_artifacts,
+    load_artifact,
+    prediction_key,
+)
 from zooplatform.errors import CatalogError, IntegrityError, QueryError, UnknownIdError, ZooError
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from zooplatform.artifacts import Artifact, PredictionKey
     from zooplatform.catalog.catalog import Catalog
     from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.snapshot import Snapshot
@@ -33,10 +39,8 @@ __all__ = [
     "NEAREST_SQL",
     "PREDICT",
     "PREDICTION_FUNCTIONS",
-    "PredictionKey",
     "Predictions",
     "find_predictor",
-    "prediction_key",
     "store_embeddings",
 ]
 
@@ -70,7 +74,8 @@ NEAREST_SQL = """
     WITH chosen AS (
         SELECT a.artifact_id FROM artifacts AS a
         WHERE a.kind = 'predictor' AND of_artifact IN (
-            a.artifact_id, a.name, a.backend || ':' || json_extract_string(a.data, '$.target'))
+            a.name, left(a.artifact_id, length(of_artifact)),
+            a.backend || ':' || json_extract_string(a.data, '$.target'))
         ORDER BY a.name = of_artifact DESC, a.artifact_id = of_artifact DESC,
             a.created_at DESC, a.commit_id DESC
         LIMIT 1
@@ -83,75 +88,29 @@ NEAREST_SQL = """
     LIMIT k
 """
 
-_ARTIFACT = ["artifact_id", "kind", "backend", "name", "data", "created_at", "commit_id"]
 _BATCH = 1024
 
 
-class PredictionKey(NamedTuple):
-    """The columns of `metrics` that tell the predictions of one artifact from all others."""
-
-    dataset: str
-    split: str
-    name: str
-
-
-def prediction_key(artifact_id: str, target: str) -> PredictionKey:
-    """Where the predictions of an artifact are kept: under its id, which no refitted artifact shares.
-
-    `wide` shows them as `predicted_<target>`, or `predicted_<artifact>_<target>` once several artifacts have predicted
-    the same checkpoint.
-    """
-    return PredictionKey(dataset=artifact_id, split="", name=target)
-
-
-class _Found(NamedTuple):
-    """A stored predictor: the row of `artifacts`, and what it predicts."""
-
-    artifact_id: str
-    name: str
-    target: str
-
-    @property
-    def key(self) -> PredictionKey:
-        return prediction_key(self.artifact_id, self.target)
-
-
-def find_predictor(snapshot: Snapshot, given: str) -> _Found:
-    """The predictor that is meant: by name or id, or the newest of `backend:target`.
+def find_predictor(catalog: Catalog, given: str) -> Artifact:
+    """The predictor that is meant: by name, id or beginning of an id, or the newest of `backend:target`.
 
     Raises:
         UnknownIdError: there is none; the text lists those that there are.
         CatalogError: it is an artifact of another kind.
     """
-    rows = snapshot.table("artifacts", _ARTIFACT, keep=True).to_pylist()
-    rows.sort(key=lambda row: (row["created_at"], row["commit_id"]), reverse=True)
-    predictors = [row for row in rows if row["kind"] == "predictor"]
-    for matches in (
-        lambda row: row["name"] == given,
-        lambda row: row["artifact_id"] == given,
-        lambda row: f"{row['backend']}:{_target(row)}" == given,
-    ):
-        for row in predictors:
-            if matches(row):
-                return _Found(row["artifact_id"], row["name"], _target(row))
-        for row in rows:
-            if matches(row):
-                raise CatalogError(
-                    f"Artifact {given!r} is a {row['kind']}, and only a predictor predicts. {_known(predictors)}"
-                )
-    raise UnknownIdError("predictor", given, remedy=_known(predictors))
-
-
-def _target(row: dict[str, Any]) -> str:
-    return str(json.loads(row["data"] or "{}").get("target") or "prediction")
-
-
-def _known(predictors: Sequence[dict[str, Any]]) -> str:
-    if not predictors:
-        return "It holds no predictor; fit one with `zoo predictor fit`."
-    names = dict.fromkeys(f"{r['name']} ({r['backend']}:{_target(r)})" for r in predictors)
-    more = ", …" if len(names) > 8 else ""
-    return f"Give one of: {', '.join(list(names)[:8])}{more}."
+    backend, colon, target = given.partition(":")  # no name has one
+    if not colon:
+        return find_artifact(catalog, given, "predictor")
+    predictors = list_artifacts(catalog, "predictor")
+    for artifact in predictors:
+        if (artifact.backend, artifact.data.get("target")) == (backend, target):
+            return artifact
+    known = sorted({f"{a.backend}:{a.data.get('target')}" for a in predictors})
+    there = f"There are {', '.join(known)}." if known else "It holds no predictor."
+    remedy = (
+        f"{there} `zoo predictor fit {backend} --target {target} --name NAME --query SQL` makes it."
+    )
+    raise UnknownIdError("predictor", given, remedy=remedy)
 
 
 class _Fitted:
@@ -160,10 +119,14 @@ class _Fitted:
     `new` are checkpoints whose value is not in the catalog yet.
     """
 
-    def __init__(self, found: _Found, values: dict[str, float | None]) -> None:
-        self.found, self.values = found, values
+    def __init__(self, artifact: Artifact, values: dict[str, float | None]) -> None:
+        self.artifact, self.values = artifact, values
         self.new: list[str] = []
         self.predictor: Predictor | None = None
+
+    @property
+    def key(self) -> PredictionKey:
+        return prediction_key(self.artifact)
 
 
 class Predictions:
@@ -239,12 +202,12 @@ class Predictions:
         version, named = self._named
         if version != snapshot.version:
             self._named = (snapshot.version, named := {})
-        if given not in named:
-            found = find_predictor(snapshot, given)
-            if found.artifact_id not in self._fitted:
-                stored: dict[str, float | None] = {**self._stored(found.key)}
-                self._fitted[found.artifact_id] = _Fitted(found, stored)
-            named[given] = self._fitted[found.artifact_id]
+        if given not in named:  # and from then on meant throughout the query
+            artifact = find_predictor(self._catalog(), given)
+            if artifact.artifact_id not in self._fitted:
+                stored: dict[str, float | None] = {**self._stored(prediction_key(artifact))}
+                self._fitted[artifact.artifact_id] = _Fitted(artifact, stored)
+            named[given] = self._fitted[artifact.artifact_id]
         return named[given]
 
     def _catalog(self) -> Catalog:
@@ -279,8 +242,8 @@ class Predictions:
         fitted.values.update(dict.fromkeys(weightless))
         if stored:
             if fitted.predictor is None:
-                fitted.predictor = _load(catalog, fitted.found.artifact_id)
-            said = _said(catalog, fitted.predictor, fitted.found.name, stored)
+                fitted.predictor = load_artifact(catalog, fitted.artifact)
+            said = _said(catalog, fitted.predictor, fitted.artifact.name, stored)
             fitted.values.update(said)
             fitted.new.extend(said)
 
@@ -303,7 +266,7 @@ class Predictions:
 
     def _store(self, fitted: _Fitted) -> None:
         new, fitted.new = fitted.new, []
-        key = fitted.found.key
+        key = fitted.key
         try:
             # Another process may have stored the same ones since this one looked.
             there = self._stored(key)
@@ -318,7 +281,7 @@ class Predictions:
                 if i not in there
             ]
             if rows:
-                message = f"{len(rows)} predictions of {fitted.found.name}"
+                message = f"{len(rows)} predictions of {fitted.artifact.name}"
                 self._catalog().commit(message, {"metrics": rows})
         except CatalogError as exc:
             log.warning(
@@ -326,13 +289,6 @@ class Predictions:
                 self._path,
                 exc,
             )
-
-
-def _load(catalog: Catalog, artifact_id: str) -> Predictor:
-    from zooplatform.artifacts import find_artifact, load_artifact
-
-    predictor: Predictor = load_artifact(catalog, find_artifact(catalog, artifact_id))
-    return predictor
 
 
 def _said(
@@ -373,7 +329,7 @@ def store_embeddings(
     """
     from zooplatform.fitting import network_batches
 
-    found = find_predictor(catalog.snapshot(), artifact)
+    found = find_predictor(catalog, artifact)
     data = catalog.dataset(query, target=None)
     there = catalog.sql(
         "SELECT checkpoint_id FROM embeddings WHERE artifact_id = ?", [found.artifact_id]
@@ -382,7 +338,7 @@ def store_embeddings(
     wanted = [i for i, old in zip(data.ids, known.to_pylist(), strict=True) if not old]
     if not wanted:
         return 0
-    predictor = _load(catalog, found.artifact_id)
+    predictor = load_artifact(catalog, found)
     parts = []
     for _, batch in network_batches(catalog.dataset(wanted, target=None), _BATCH):
         vectors = predictor.embed(batch).float().cpu().contiguous()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zooplatform.errors import ConfigError
-from zooplatform.linting import declared, identity, metrics, training, weights
+from zooplatform.linting import declared, identity, metrics, predicted, training, weights
 from zooplatform.linting.findings import Finding
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ RULES: Mapping[str, Rule] = {
     "parameters": declared.parameters,
     "percent": metrics.percent,
     "missing-metrics": metrics.missing,
+    "predicted": predicted.predicted,
     "not-finite": weights.not_finite,
     "constant": weights.constant,
     "dead-units": weights.dead_units,
