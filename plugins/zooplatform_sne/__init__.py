@@ -5,15 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zooplatform import hookimpl
+from zooplatform.interfaces import PredictorSpec
 from zooplatform_sne.sql import FUNCTIONS
 
 if TYPE_CHECKING:
-    from zooplatform.interfaces import PredictorSpec, SqlFunction
+    from zooplatform.interfaces import SqlFunction
 
 
 @hookimpl
 def zoo_register_predictors() -> list[PredictorSpec]:
-    return []
+    return [
+        PredictorSpec(
+            name="sne",
+            factory="zooplatform_sne.predictor:SnePredictor",
+            summary="Set encoders of layers, units and weights, alone or as an ensemble, for any architecture.",
+            requires=("numpy", "safetensors", "torch"),
+            install="pip install numpy safetensors torch",
+        ),
+    ]
 
 
 @hookimpl

@@ -1,8 +1,8 @@
 """What fitting minimises, the scale on which it does, and the rank correlation it is chosen by.
 
-A predictor gives one score z per network. Where the target is bounded (an accuracy, in [0, 1]) the score is a logit and
-the prediction is sigmoid(z); where it is free the score is standardised and the prediction is mean + std * z. With y the
-target and s(y) the score that stands for it:
+A predictor gives one score z per network. Where the target is bounded (an accuracy, in [0, 1]) the score is a logit
+and the prediction is sigmoid(z); where it is free the score is standardised and the prediction is mean + std * z. With
+y the target and s(y) the score that stands for it:
 
     bce          -y log sigmoid(z) - (1 - y) log(1 - sigmoid(z)), with soft targets; bounded targets only
     mse          (z - s(y))^2: on the logit of a bounded target, on a free one standardised

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -16,6 +14,9 @@ from zooplatform.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
 
 __all__ = ["digest", "drop_prefix", "read_state", "with_prefix", "write_state"]
 

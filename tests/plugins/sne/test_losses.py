@@ -7,9 +7,9 @@ from math import exp, log
 import numpy as np
 import pytest
 import torch
-from zooplatform_sne.losses import LOSSES, TargetScale, kendall_tau, loss_of, pairwise_rank
 
 from zooplatform.errors import ConfigError
+from zooplatform_sne.losses import LOSSES, TargetScale, kendall_tau, loss_of, pairwise_rank
 
 BOUNDED = TargetScale(bounded=True)
 
