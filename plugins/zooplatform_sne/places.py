@@ -1,0 +1,42 @@
+"""Where a token is, as a vector: for layers in a network, chunks in a layer, pieces in a row.
+
+Legend for shapes: n tokens, d size of an encoding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PlaceEncoding", "place_features"]
+
+_COUNTS = 8  # wavelengths of the absolute place, 2 pi to 2 pi * 10,000
+_SHARES = 4  # wavelengths of the relative place, 2 to 1/4 of the whole
+
+
+def place_features(length: int, device: torch.device | None = None) -> Tensor:
+    """(length, 24): sines and cosines of the places 0, 1, ..., and of the same as shares of the whole.
+
+    Both, because what matters in networks of other depth may be either: the first and second layer, or the last one.
+    """
+    place = torch.arange(length, device=device, dtype=torch.float32)[:, None]
+    waves = torch.exp(-math.log(10_000) * torch.arange(_COUNTS, device=device) / (_COUNTS - 1))
+    share = place / max(length - 1, 1)
+    octaves = math.pi * 2.0 ** torch.arange(_SHARES, device=device)
+    angles = torch.cat([place * waves, share * octaves], dim=1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class PlaceEncoding(nn.Module):
+    """A learned map of `place_features`, for sequences of any length."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(2 * (_COUNTS + _SHARES), dim)
+
+    def forward(self, length: int) -> Tensor:
+        """(length, d)."""
+        result: Tensor = self.map(place_features(length, self.map.weight.device))
+        return result
