@@ -192,7 +192,7 @@ class Engine:
         except (duckdb.Error, pa.ArrowException, OSError) as exc:
             failure = self._weights.take_failure() or self._predictions.take_failure()
             if failure is not None:
-                raise failure from exc
+                raise failure from failure.__cause__ or exc
             # Files that are not the catalog's were refused before, so these are.
             if isinstance(exc, duckdb.IOException | duckdb.PermissionException):
                 missing = [path for path in self._files() if not Path(path).exists()]

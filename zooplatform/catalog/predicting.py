@@ -68,21 +68,19 @@ PREDICTION_FUNCTIONS: tuple[dict[str, Any], ...] = (
     },
 )
 
-# The names by which an artifact may be called, the most exact first; as `find_predictor` does.
+# An artifact is chosen as by `find_predictor`; by an aggregate, since DuckDB cannot join laterally with an ORDER BY here.
 NEAREST_SQL = """
     CREATE MACRO nearest(of_checkpoint, of_artifact, k) AS TABLE
-    WITH chosen AS (
-        SELECT a.artifact_id FROM artifacts AS a
-        WHERE a.kind = 'predictor' AND of_artifact IN (
-            a.name, left(a.artifact_id, length(of_artifact)),
-            a.backend || ':' || json_extract_string(a.data, '$.target'))
-        ORDER BY a.name = of_artifact DESC, a.artifact_id = of_artifact DESC,
-            a.created_at DESC, a.commit_id DESC
-        LIMIT 1
-    )
     SELECT e.checkpoint_id, list_cosine_distance(e.values, q.values)::DOUBLE AS distance
     FROM embeddings AS e JOIN embeddings AS q USING (artifact_id)
-    WHERE artifact_id = (SELECT c.artifact_id FROM chosen AS c)
+    WHERE artifact_id = (
+            SELECT arg_max(a.artifact_id, (
+                a.name = of_artifact, a.artifact_id = of_artifact, a.created_at, a.commit_id))
+            FROM artifacts AS a
+            WHERE a.kind = 'predictor' AND of_artifact IN (
+                a.name, left(a.artifact_id, length(of_artifact)),
+                a.backend || ':' || json_extract_string(a.data, '$.target'))
+        )
         AND q.checkpoint_id = of_checkpoint AND e.checkpoint_id <> of_checkpoint
     ORDER BY distance, e.checkpoint_id
     LIMIT k
@@ -184,6 +182,12 @@ class Predictions:
             raise
         except ZooError as exc:
             self._failure = QueryError(f"{PREDICT}: {exc}")
+            self._failure.__cause__ = exc
+            raise
+        except Exception as exc:
+            # A fault of the predictor; DuckDB would pass on its text alone.
+            called = ", ".join(map(repr, asked))
+            self._failure = QueryError(f"{PREDICT}: {called} failed: {type(exc).__name__}: {exc}")
             self._failure.__cause__ = exc
             raise
         values = [said[g][c] if g is not None and c is not None else None for g, c in rows]

@@ -84,8 +84,8 @@ def _doubtful(catalog: Catalog, of: Mapping[str, Any]) -> Iterator[Finding]:
             found=f"predictor {of['predictor']} says {row['predicted']:.6g} from the weights, "
             f"{row['difference'] / row['error']:.1f} times its typical error of {row['error']:.3g} "
             f"({plural(len(row['ids']), 'value')} of {row['num_pairs']:,} beyond {_TIMES:g} times)",
-            repair="Measure these networks again (`Catalog.build` gives one) and correct what is declared, or leave them "
-            "out.",
+            repair="Measure these networks again (`Catalog.build` gives one) and correct what is declared, or leave "
+            "them out.",
         )
 
 
