@@ -229,7 +229,7 @@ def test_networks_with_counters_are_stored_whole(folder: Path, catalog: Catalog)
         ],
     )
     report = grow(recipe, catalog)
-    assert {stack.engine for stack in report.done} == {"loop"}
+    assert {stack.engine for stack in report.done} == {"grouped"}
     data = read_images("npz:images.npz", recipe.data)
     row = catalog.sql("from wide where epoch = 3 limit 1").to_pylist()[0]
     state = catalog.state_dict(row["checkpoint_id"])

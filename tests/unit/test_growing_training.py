@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from zooplatform.growing.activations import activation_function
 from zooplatform.growing.grow import ZooGrower
 from zooplatform.growing.images import ImageData, read_images
 from zooplatform.growing.initialise import INITIALISATIONS, initialise
 from zooplatform.growing.optimizers import OPTIMIZERS, Rule, StackedOptimizer
 from zooplatform.growing.recipe import DataRecipe, Recipe
 from zooplatform.growing.runs import Run, Stack
-from zooplatform.growing.stacked import _activation
 from zooplatform.growing.train import Moment, StackTrainer, training_subset
 from zooplatform.plugins import load_plugins
 
@@ -248,7 +248,7 @@ def test_rules_are_those_of_torch(name: str) -> None:
 
 
 def test_the_fast_tanh_is_tanh() -> None:
-    function = _activation("tanh")
+    function = activation_function("tanh")
     assert function is not None
     x = torch.linspace(-12, 12, 100_001, requires_grad=True)
     reference = x.detach().clone().requires_grad_()
@@ -294,25 +294,57 @@ def test_dropout_changes_only_the_networks_that_have_it(registry: Registry) -> N
     assert not np.allclose(without[1][-1].weights, mixed[1][-1].weights, atol=1e-3)
 
 
+RESIDUAL = {
+    "family": "cnn",
+    "preset": "resnet_small",
+    "channels": 1,
+    "size": 8,
+    "blocks": [1, 1],
+    "widths": [4, 6],
+}
+# Biases, pooling and padding channels before normalisations of images and of vectors.
+NORMALISED = {
+    "family": "cnn",
+    "input": [1, 8, 8],
+    "activation": "tanh",
+    "layers": [
+        {"type": "conv", "out": 5, "kernel": 3},
+        {"type": "pool"},
+        {"type": "batchnorm"},
+        {"type": "activation"},
+        {"type": "flatten"},
+        {"type": "linear", "out": 7},
+        {"type": "batchnorm"},
+        {"type": "activation"},
+        {"type": "linear", "out": 10},
+    ],
+}
+
+
+@pytest.mark.parametrize("engine", ["grouped", "loop"])
+@pytest.mark.parametrize(
+    ("architecture", "optimizer"),
+    # The gradient of a bias before a normalisation is rounding, which Adam would blow up.
+    [(RESIDUAL, "adam"), (NORMALISED, "sgd")],
+    ids=["residual", "chain"],
+)
 def test_batch_normalisation_keeps_its_running_statistics(
-    registry: Registry, benchmark_module: ModuleType
+    architecture: dict[str, Any],
+    optimizer: str,
+    engine: str,
+    registry: Registry,
+    benchmark_module: ModuleType,
 ) -> None:
-    """Residual networks, one at a time, against the plain loop, buffers included."""
+    """Networks with normalisation against the plain loop, buffers included."""
     grower = make(
-        {
-            "family": "cnn",
-            "preset": "resnet_small",
-            "channels": 1,
-            "size": 8,
-            "blocks": [1, 1],
-            "widths": [4, 6],
-        },
+        architecture,
         size=8,
         registry=registry,
-        runs=2,
+        engine=engine,
+        runs=3,
         epochs=2,
         keep=(2,),
-        hyperparameters={"learning_rate": 0.01},
+        hyperparameters={"learning_rate": 0.01, "momentum": 0.9, "optimizer": optimizer},
     )
     (stack,) = grower.stacks
     (moment,) = grower.train(stack, CPU)
@@ -325,6 +357,20 @@ def test_batch_normalisation_keeps_its_running_statistics(
         np.testing.assert_allclose(moment.weights[place], torch.cat(floats).numpy(), atol=1e-4)
         counters = moment.aside[place].view(np.int64)
         assert counters.tolist() == [moment.steps[place]] * len(counters)
+        with torch.no_grad():
+            outputs = module.eval()(data.test.x)
+        loss = F.cross_entropy(outputs, data.test.y).item()
+        assert moment.test.loss[place] == pytest.approx(loss, abs=1e-3)
+
+
+def test_normalised_networks_are_stacked_by_the_images_that_they_see(registry: Registry) -> None:
+    """Batches that are filled up for the sake of others would change their statistics."""
+    hyperparameters = {"fraction": [0.5, 1.0], "activation": "relu"}
+    keys = {"runs": 4, "hyperparameters": hyperparameters}
+    grower = make(RESIDUAL, size=8, registry=registry, **keys)
+    assert [[run.index for run in stack.runs] for stack in grower.stacks] == [[0, 2], [1, 3]]
+    plain = make(UNTERTHINER, size=16, registry=registry, **keys)
+    assert len(plain.stacks) == 1
 
 
 def test_a_vision_transformer_of_timm_is_trained_by_vmap(registry: Registry) -> None:

@@ -61,7 +61,7 @@ class Engine(Protocol):
 
 
 class GroupedEngine:
-    """Plain chains of layers, all networks in one pass; see `GroupedNetwork`."""
+    """Known layers in chains and residual blocks, all networks in one pass; see `GroupedNetwork`."""
 
     alike: tuple[str, ...] = ("activation", "batch_size")
 
@@ -74,7 +74,9 @@ class GroupedEngine:
         flat = len(shape) == 1 or layers[0]["type"] == "flatten"
         self._image = None if flat else (shape[0], shape[1], shape[2])
         self._losses = losses
-        self._network = GroupedNetwork(layers, activation, plan.parameters, dropout=dropout)
+        self._network = GroupedNetwork(
+            layers, activation, plan.parameters, statistics=plan.statistics, dropout=dropout
+        )
 
     def _inputs(self, x: Tensor) -> Tensor:
         return x if self._image is None else self._network.images(x, self._image)
@@ -90,12 +92,20 @@ class GroupedEngine:
         counters: Counters,
     ) -> None:
         leaves = [leaf.requires_grad_() for leaf in self._network.leaves(weights)]
-        logits = self._network.logits(leaves, self._inputs(x), len(weights), drop)
+        norms = self._network.norms(weights)
+        logits = self._network.logits(
+            leaves, self._inputs(x), len(weights), norms, training=True, drop=drop
+        )
+        self._network.keep(norms, weights)
+        for own in counters:
+            for counter in own.values():
+                counter += 1
         losses = self._losses(logits.flatten(0, 1), y.flatten())
         self._network.collect(torch.autograd.grad(losses, leaves, share.flatten()), into)
 
     def logits(self, weights: Tensor, x: Tensor, counters: Counters) -> Tensor:
-        return self._network.logits(self._network.leaves(weights), self._inputs(x), len(weights))
+        leaves, norms = self._network.leaves(weights), self._network.norms(weights)
+        return self._network.logits(leaves, self._inputs(x), len(weights), norms)
 
 
 class VmapEngine:
@@ -147,7 +157,7 @@ class VmapEngine:
 
 
 class LoopEngine:
-    """Any network, one after the other: batch normalisation and what torch.func does not know."""
+    """Any network, one after the other: foreign buffers and what torch.func does not know."""
 
     alike: tuple[str, ...] = ("activation", "batch_size", "dropout", "fraction")
 

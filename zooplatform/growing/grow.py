@@ -184,7 +184,7 @@ class ZooGrower:
         self._engine = self._factory.engine(plan, first)
         fit = max(1, _STACK_BYTES // (4 * plan.num_values))
         self.stacks = plan_stacks(
-            recipe, largest=min(recipe.stack, fit), alike=_alike(self._engine)
+            recipe, largest=min(recipe.stack, fit), alike=_alike(self._engine, plan)
         )
         # Every kind of network is built once now: an activation that does not exist is an error
         # before the first stack and not after hours.
@@ -351,7 +351,7 @@ class ZooGrower:
         )
 
 
-def _alike(engine: str) -> tuple[str, ...]:
+def _alike(engine: str, plan: NetworkPlan) -> tuple[str, ...]:
     from zooplatform.growing import engines
 
     kinds: dict[str, type[Engine]] = {
@@ -359,4 +359,8 @@ def _alike(engine: str) -> tuple[str, ...]:
         "vmap": engines.VmapEngine,
         "loop": engines.LoopEngine,
     }
-    return kinds[engine].alike
+    alike = kinds[engine].alike
+    if plan.statistics and "fraction" not in alike:
+        # Else padding of the networks that have fewer images would get into their batch statistics.
+        alike += ("fraction",)
+    return alike

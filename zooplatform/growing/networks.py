@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from zooplatform.errors import ConfigError, UnknownBackendError
 from zooplatform.growing.initialise import initialise
-from zooplatform.growing.stacked import GroupedNetwork, ParameterSlot, parameter_slots
+from zooplatform.growing.stacked import (
+    GroupedNetwork,
+    ParameterSlot,
+    nested_layers,
+    parameter_slots,
+)
 from zooplatform.layout import layout_of
 
 if TYPE_CHECKING:
@@ -197,8 +202,8 @@ class NetworkFactory:
             return "grouped" if stackable else "loop" if buffers else "vmap"
         if self._wanted == "grouped" and not stackable:
             raise ConfigError(
-                "engine 'grouped' trains plain chains of layers; this network has normalisation, residual "
-                "blocks or unknown layers. Use engine 'auto'."
+                "engine 'grouped' trains networks of the adapter 'cnn'; the layers of this one are not "
+                "known. Use engine 'auto'."
             )
         if self._wanted == "vmap" and buffers:
             raise ConfigError(
@@ -232,7 +237,7 @@ class NetworkFactory:
                 "vector. Change the last layer of the architecture."
             )
         self._data.check(run, outputs.shape[1])
-        own = any(layer.get("p", 0) for layer in (plan.layers or ([], None))[0])
+        own = any(layer.get("p", 0) for layer in nested_layers((plan.layers or ([], None))[0]))
         if own and not self._says_dropout:
             raise ConfigError(
                 "The architecture sets the probability of dropout. Set hyperparameters.dropout, which "

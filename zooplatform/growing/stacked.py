@@ -2,8 +2,8 @@
 
 Legend for shapes: M networks of a stack, A of them active (the first ones), B images of a batch, C
 channels of one network, H and W height and width, F features, K classes, P parameters of one
-network. Images of a stack are (B, A*C, H, W) in channels-last memory, in which network a holds the
-channels [a*C, (a+1)*C); vectors are (A, B, F).
+network and Q its values with the running statistics. Images of a stack are (B, A*C, H, W) in
+channels-last memory, in which network a holds the channels [a*C, (a+1)*C); vectors are (A, B, F).
 
 Three things were measured to matter on a CPU. Channels-last memory with one group per network makes
 oneDNN's direct kernels apply to inputs that differ between networks, so that every network can have
@@ -15,24 +15,38 @@ oneDNN's gradient of a bias costs as much as half that of a kernel.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from zooplatform.errors import ConfigError
+from zooplatform.growing.activations import activation_function
 
-__all__ = ["GroupedNetwork", "ParameterSlot", "parameter_slots"]
+__all__ = ["GroupedNetwork", "ParameterSlot", "nested_layers", "parameter_slots"]
 
 Drop = Callable[[tuple[int, int, int]], Tensor]
 
 _BLOCK = 8  # channels that oneDNN's direct convolutions work on at once, at the least
-_LAYERS = frozenset({"conv", "linear", "activation", "pool", "global_pool", "flatten", "dropout"})
+_LAYERS = frozenset(
+    {
+        "conv",
+        "linear",
+        "batchnorm",
+        "residual",
+        "activation",
+        "pool",
+        "global_pool",
+        "flatten",
+        "dropout",
+    }
+)
+# As torch.nn.BatchNorm2d has them by default.
+_NORM_MOMENTUM = 0.1
+_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +73,28 @@ def parameter_slots(shapes: Sequence[tuple[str, Sequence[int]]]) -> tuple[Parame
     return tuple(slots)
 
 
+def nested_layers(layers: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Every layer, those inside residual blocks after their block."""
+    for layer in layers:
+        yield layer
+        yield from nested_layers(layer.get("layers", ()))
+        yield from nested_layers(layer.get("shortcut", ()))
+
+
+class _Channels(NamedTuple):
+    """Channels of one network between two layers: as stored, and how many are its own."""
+
+    stored: int
+    own: int
+
+
+class _Norm(NamedTuple):
+    """Running mean and variance of a normalisation, (A*C,) each."""
+
+    mean: Tensor
+    variance: Tensor
+
+
 class GroupedNetwork:
     """The forward pass of a stack, from the layers of a `cnn` or `mlp` configuration.
 
@@ -67,7 +103,9 @@ class GroupedNetwork:
     Args:
         layers: `config["layers"]` of a built network, every default written out.
         activation: the default activation.
-        slots: parameters of one network in the order of the layers, weight before bias.
+        slots: parameters of one network in the order of the layers, weight before bias and main
+            branches before shortcuts.
+        statistics: running mean and variance of each normalisation in the same order.
         dropout: whether dropout is wanted at all. It stands where `layers` has it, or after every
             activation when `layers` has none.
 
@@ -82,54 +120,92 @@ class GroupedNetwork:
         slots: Sequence[ParameterSlot],
         *,
         dropout: bool,
+        statistics: Sequence[ParameterSlot] = (),
     ) -> None:
         if not self.supports(layers):
             raise ConfigError("This network has layers without a grouped form; use engine 'vmap'.")
         self.slots = tuple(slots)
         self._buffers: list[Tensor | None] = [None] * len(self.slots)
         self._padded: list[tuple[int, ...]] = []
-        own_dropout = any(layer["type"] == "dropout" for layer in layers)
-        self._steps: list[_Step] = []
-        width, channels = 0, 0  # channels as stored, and how many of them are the network's own
+        self._norm_widths: list[int] = []  # channels of each normalisation, as stored
+        self._dropout = dropout
+        self._own_dropout = any(layer["type"] == "dropout" for layer in nested_layers(layers))
+        self._steps = self._compile(layers, activation, _Channels(0, 0))[0]
+        if len(self._padded) != len(self.slots):
+            raise ConfigError(
+                f"The layers have {len(self._padded)} parameters, the state dict {len(self.slots)}."
+            )
+        if 2 * len(self._norm_widths) != len(statistics):
+            raise ConfigError(
+                f"The layers have {len(self._norm_widths)} normalisations, the state dict "
+                f"{len(statistics)} running statistics."
+            )
+        self._statistics = list(zip(statistics[::2], statistics[1::2], strict=True))
+
+    def _compile(
+        self, layers: Sequence[Mapping[str, Any]], activation: str | None, channels: _Channels
+    ) -> tuple[list[_Step], _Channels]:
+        """The steps of layers that follow `channels`, and the channels that they end with."""
+        steps: list[_Step] = []
         for layer in layers:
             kind, index = layer["type"], len(self._padded)
             if kind == "conv":
                 own = self.slots[index].shape
                 stored = _padded(own[0])
-                kernel = (stored, width or own[1], *own[2:])
+                kernel = (stored, channels.stored or own[1], *own[2:])
                 bias = bool(layer.get("bias", True))
                 self._padded += [kernel, (stored,)] if bias else [kernel]
-                width, channels = stored, own[0]
-                self._steps.append(_Step(kind, layer, index=index))
+                channels = _Channels(stored, own[0])
+                steps.append(_Step(kind, layer, index=index))
                 if bias:
-                    self._steps.append(_Step("bias", layer, index=index + 1))
+                    steps.append(_Step("bias", layer, index=index + 1))
             elif kind == "linear":
                 bias = bool(layer.get("bias", True))
                 self._padded += [slot.shape for slot in self.slots[index : index + 1 + bias]]
-                self._steps.append(_Step(kind, layer, index=index, bias=bias))
+                steps.append(_Step(kind, layer, index=index, bias=bias))
+            elif kind == "batchnorm":
+                stored = channels.stored or self.slots[index].shape[0]
+                self._padded += [(stored,), (stored,)]
+                steps.append(_Step(kind, layer, index=index, norm=len(self._norm_widths)))
+                self._norm_widths.append(stored)
+            elif kind == "residual":
+                main, end = self._compile(layer["layers"], activation, channels)
+                short, _ = self._compile(layer.get("shortcut", ()), activation, channels)
+                steps.append(_Step(kind, layer, branches=(tuple(main), tuple(short))))
+                channels = end
             elif kind == "activation":
-                function = _activation(layer.get("name") or activation or "")
-                self._steps.append(_Step(kind, layer, function=function))
-                if dropout and not own_dropout:
-                    self._steps.append(_Step("dropout", layer))
-            elif kind != "dropout" or dropout:
-                self._steps.append(_Step(kind, layer, channels=channels))
+                function = activation_function(layer.get("name") or activation or "")
+                steps.append(_Step(kind, layer, function=function))
+                if self._dropout and not self._own_dropout:
+                    steps.append(_Step("dropout", layer))
+            elif kind != "dropout" or self._dropout:
+                steps.append(_Step(kind, layer, channels=channels.own))
                 if kind == "pool" and layer.get("kind", "max") == "max":
-                    self._bias_after_pool()
-        if len(self._padded) != len(self.slots):
-            raise ConfigError(
-                f"The layers have {len(self._padded)} parameters, the state dict {len(self.slots)}."
-            )
-
-    def _bias_after_pool(self) -> None:
-        """The largest value plus a bias is the largest of the values plus the bias."""
-        if len(self._steps) > 1 and self._steps[-2].kind == "bias":
-            self._steps[-2:] = self._steps[:-3:-1]
+                    _bias_after_pool(steps)
+                if kind in ("flatten", "global_pool"):
+                    channels = _Channels(0, channels.own)  # vectors are not padded
+        return steps, channels
 
     @staticmethod
     def supports(layers: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether every layer can be stacked; normalisation and residual blocks cannot."""
-        return all(layer["type"] in _LAYERS for layer in layers)
+        """Whether every layer can be stacked."""
+        return all(layer["type"] in _LAYERS for layer in nested_layers(layers))
+
+    def norms(self, weights: Tensor) -> list[_Norm]:
+        """The running statistics in `weights` (A, Q), copied, with zeros for padding channels."""
+        made = []
+        for slots, width in zip(self._statistics, self._norm_widths, strict=True):
+            pair = weights.new_zeros(2, len(weights), width)
+            for values, slot in zip(pair, slots, strict=True):
+                values[:, : slot.shape[0]] = slot.rows(weights)
+            made.append(_Norm(*pair.flatten(1)))
+        return made
+
+    def keep(self, norms: Sequence[_Norm], weights: Tensor) -> None:
+        """Write running statistics back into `weights` (A, Q)."""
+        for slots, norm in zip(self._statistics, norms, strict=True):
+            for slot, values in zip(slots, norm, strict=True):
+                slot.rows(weights).copy_(values.view(len(weights), -1)[:, : slot.shape[0]])
 
     def leaves(self, weights: Tensor) -> list[Tensor]:
         """The parameters in `weights` (A, P) as the layers want them, copied into reused memory.
@@ -178,7 +254,14 @@ class GroupedNetwork:
         return x.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
 
     def logits(
-        self, leaves: Sequence[Tensor], x: Tensor, active: int, drop: Drop | None = None
+        self,
+        leaves: Sequence[Tensor],
+        x: Tensor,
+        active: int,
+        norms: Sequence[_Norm],
+        *,
+        training: bool = False,
+        drop: Drop | None = None,
     ) -> Tensor:
         """Outputs (A, B, K).
 
@@ -186,16 +269,38 @@ class GroupedNetwork:
             leaves: of `leaves`, A networks.
             x: images (B, A*C, H, W) or vectors (A, B, F).
             active: A.
+            norms: of `norms`; updated in training.
+            training: normalise by the batch in place of the running statistics.
             drop: gives the factors of a dropout layer, 0 or 1 / (1 - p), for a shape (A, B, F).
         """
-        for step in self._steps:
-            x = step.run(x, leaves, active, drop)
-        return x
+        return _run(self._steps, x, _Pass(leaves, active, norms, training, drop))
+
+
+def _bias_after_pool(steps: list[_Step]) -> None:
+    """The largest value plus a bias is the largest of the values plus the bias."""
+    if len(steps) > 1 and steps[-2].kind == "bias":
+        steps[-2:] = steps[:-3:-1]
 
 
 def _padded(channels: int) -> int:
     # Below half a block the zeros would cost more than the direct kernels save.
     return channels if channels < _BLOCK // 2 else -(-channels // _BLOCK) * _BLOCK
+
+
+class _Pass(NamedTuple):
+    """What the steps of one forward pass share; see `GroupedNetwork.logits`."""
+
+    leaves: Sequence[Tensor]
+    active: int
+    norms: Sequence[_Norm]
+    training: bool
+    drop: Drop | None
+
+
+def _run(steps: Sequence[_Step], x: Tensor, now: _Pass) -> Tensor:
+    for step in steps:
+        x = step.run(x, now)
+    return x
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +309,8 @@ class _Step:
 
     `index` is the place of its weight (or, for the kind `bias`, of the bias of a convolution) among
     the leaves, `bias` whether a linear layer has one, `channels` how many channels of its input are
-    not padding.
+    not padding, `norm` the place of a normalisation among the running statistics, `branches` the
+    steps of the main branch and of the shortcut of a residual block.
     """
 
     kind: str
@@ -212,10 +318,12 @@ class _Step:
     index: int = -1
     bias: bool = False
     channels: int = 0
+    norm: int = -1
+    branches: tuple[tuple[_Step, ...], tuple[_Step, ...]] = ((), ())
     function: Callable[[Tensor], Tensor] | None = None
 
-    def run(self, x: Tensor, leaves: Sequence[Tensor], active: int, drop: Drop | None) -> Tensor:
-        layer = self.layer
+    def run(self, x: Tensor, now: _Pass) -> Tensor:
+        layer, leaves, active, drop = self.layer, now.leaves, now.active, now.drop
         if self.kind == "conv":
             stride, padding = layer.get("stride", 1), layer.get("padding", 0)
             return F.conv2d(x, leaves[self.index], None, stride, padding, groups=active)
@@ -227,6 +335,11 @@ class _Step:
             if self.bias:
                 return torch.baddbmm(leaves[self.index + 1].unsqueeze(1), x, weight)
             return torch.bmm(x, weight)
+        if self.kind == "batchnorm":
+            return self._normalised(x, now)
+        if self.kind == "residual":
+            main, shortcut = self.branches
+            return _run(main, x, now) + _run(shortcut, x, now)
         if self.kind == "activation":
             return x if self.function is None else self.function(x)
         if self.kind == "pool":
@@ -246,6 +359,22 @@ class _Step:
             return x[:, :, : self.channels or None].flatten(2)
         return x if drop is None else x * _factors(x, active, drop)
 
+    def _normalised(self, x: Tensor, now: _Pass) -> Tensor:
+        """Every channel by itself, so that the channels of all networks are those of one."""
+        vectors = x.dim() == 3
+        if vectors:
+            x = x.transpose(0, 1).flatten(1)  # (B, A*F)
+        x = F.batch_norm(
+            x,
+            *now.norms[self.norm],
+            now.leaves[self.index].flatten(),
+            now.leaves[self.index + 1].flatten(),
+            training=now.training,
+            momentum=_NORM_MOMENTUM,
+            eps=_NORM_EPS,
+        )
+        return torch.unflatten(x, 1, (now.active, -1)).transpose(0, 1) if vectors else x
+
 
 def _factors(x: Tensor, active: int, drop: Drop) -> Tensor:
     """Dropout factors in the shape and memory order of `x`."""
@@ -257,63 +386,3 @@ def _factors(x: Tensor, active: int, drop: Drop) -> Tensor:
         1, 2, 3, 0, 4
     )
     return factors.flatten(3).permute(0, 3, 1, 2)
-
-
-# --- activations ----------------------------------------------------------------------------------
-
-
-class _Tanh(torch.autograd.Function):
-    """tanh through the logistic function: within 2e-7 of torch.tanh, and five times as fast.
-
-    torch's tanh costs 3 ns an element on a CPU, a fifth of a whole training step of a small network;
-    its logistic function costs 0.6 ns.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = (x * 2).sigmoid_().mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(gradients[0], y)  # type: ignore[no-any-return]
-
-
-def _tanh(x: Tensor) -> Tensor:
-    if x.is_cuda:
-        return torch.tanh(x)
-    return _Tanh.apply(x)  # type: ignore[no-any-return]
-
-
-def _sine(x: Tensor, w0: float = 1.0) -> Tensor:
-    return torch.sin(w0 * x)
-
-
-_FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    "tanh": _tanh,
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "silu": F.silu,
-    "elu": F.elu,
-    "softplus": F.softplus,
-    "leaky_relu": F.leaky_relu,
-    "sine": _sine,
-}
-_ARGUMENTS = {"leaky_relu": "negative_slope", "sine": "w0"}
-
-
-def _activation(text: str) -> Callable[[Tensor], Tensor] | None:
-    """The function named `tanh` or `leaky_relu(0.1)`; None for the identity."""
-    if text == "identity":
-        return None
-    match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", text)
-    if match is None or match[1] not in _FUNCTIONS or (match[2] and match[1] not in _ARGUMENTS):
-        raise ConfigError(
-            f"Activation {text!r} has no grouped form. Known: {', '.join(_FUNCTIONS)}, identity."
-        )
-    function = _FUNCTIONS[match[1]]
-    return partial(function, **{_ARGUMENTS[match[1]]: float(match[2])}) if match[2] else function

@@ -164,7 +164,7 @@ class StackTrainer:
         x, y = self._examples("train", indices)
         gradient = self._gradient[:active]
         self._engine.gradients(
-            self._weights[:active], x, y, share, gradient, self._drop, self._counters
+            self._weights[:active], x, y, share, gradient, self._drop, self._counters[:active]
         )
         self._optimizer.step(gradient)
 
