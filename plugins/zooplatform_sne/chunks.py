@@ -35,7 +35,7 @@ from zooplatform_chunk.chunk import ChunkRule, ChunkTokenizer
 from zooplatform_chunk.plan import Cut, make_plan
 from zooplatform_sne.bounded import SpanEncoder, in_blocks
 from zooplatform_sne.invariance import InvarianceSettings, PermutedEncoder
-from zooplatform_sne.places import PlaceEncoding
+from zooplatform_sne.places import PlaceEncoding, type_encoding
 from zooplatform_sne.sets import SetSettings, SetToSet, SetToVector
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class _Cutting(NamedTuple):
 
     Attributes:
         layout, layers: of what is cut: the tensors that lie in the weights, as float32.
-        mask: (T, c) True where a value is of the network.
+        by_length: numbers of real values of a chunk, padding behind them not counted, and the chunks that have so
+            many. Chunks of one length are one batch of sets, so that padding costs nothing and needs no mask.
         spans: (first chunk, number of chunks) of every layer with chunks.
         types: (L,) index into `LAYER_TYPES`, of those layers.
         places: (L,) of those layers among all layers of the plan.
@@ -145,7 +146,7 @@ class _Cutting(NamedTuple):
 
     layout: Layout
     layers: tuple[LayerSpec, ...]
-    mask: Tensor
+    by_length: tuple[tuple[int, Tensor], ...]
     spans: tuple[tuple[int, int], ...]
     types: Tensor
     places: Tensor
@@ -169,9 +170,7 @@ class ChunkEncoder(PermutedEncoder):
         # Phi3 and Psi4.
         self.layer = SpanEncoder(sets, max_tokens=settings.max_chunks, max_set=settings.max_set)
         self.phi5, self.psi6 = SetToSet(sets), SetToVector(sets)
-        self.type_encoding = (
-            nn.Embedding(len(LAYER_TYPES), sets.dim) if settings.layer_type else None
-        )
+        self.type_encoding = type_encoding(sets.dim) if settings.layer_type else None
         self.depth_encoding = PlaceEncoding(sets.dim) if settings.layer_depth else None
         self.chunk_encoding = PlaceEncoding(sets.dim) if settings.chunk_position else None
         self.spread = nn.Linear(1, sets.dim) if settings.scaling == "std" else None
@@ -214,31 +213,34 @@ class ChunkEncoder(PermutedEncoder):
 
     def _encode_chunks(self, cutting: _Cutting, chunks: Tensor, codes: Tensor) -> Tensor:
         """(B, T, h) from `chunks` (B, T, c)."""
-        number, total, width = chunks.shape
-        counts = torch.tensor([count for _, count in cutting.spans], device=chunks.device)
-        layer = torch.arange(len(counts), device=chunks.device).repeat_interleave(counts)
-        mask = cutting.mask.to(chunks.device)
-
-        def encode(values: Tensor, index: Tensor) -> Tensor:
-            """(rows, h) from chunks (rows, c) whose places in their networks are `index` (rows,)."""
-            told = codes[layer[index]]
+        device, number = chunks.device, len(chunks)
+        counts = torch.tensor([count for _, count in cutting.spans], device=device)
+        layer = torch.arange(len(counts), device=device).repeat_interleave(counts)
+        parts = []
+        for length, members in cutting.by_length:
+            index = members.to(device)
+            told = codes[layer[index]].repeat(number, 1)
             if self.settings.chunk_map == "linear":
-                result: Tensor = self.chunk(self.value(values) + told)
-                return result
-            real = mask[index]
-            # Without a mask attention takes its faster path.
-            given = None if bool(real.all()) else real
-            elements = self.phi1(self.value(values[:, :, None]), given) + told[:, None]
-            result = self.psi2(elements, given)
-            return result
-
-        index = torch.arange(total, device=chunks.device).repeat(number)
-        flat = chunks.reshape(number * total, width)
-        result = in_blocks(encode, self.settings.max_chunks, flat, index)
-        result = result.view(number, total, self.dim)
+                # A vector is read whole: what is behind its end are zeros.
+                length = self.settings.chunk_size
+            values = chunks[:, index, :length].reshape(-1, length)
+            at_once = max(1, self.settings.max_chunks * self.settings.chunk_size // length)
+            part = in_blocks(self._encode_values, at_once, values, told)
+            parts.append(part.view(number, len(index), self.dim))
+        order = torch.cat([members for _, members in cutting.by_length]).to(device)
+        result = torch.cat(parts, dim=1)[:, order.argsort()]
         if self.chunk_encoding is not None:
             places = [self.chunk_encoding(count) for _, count in cutting.spans]
             result = result + torch.cat(places)
+        return result
+
+    def _encode_values(self, values: Tensor, told: Tensor) -> Tensor:
+        """(rows, h) from chunks (rows, c) and what is told of their layers (rows, h)."""
+        if self.settings.chunk_map == "linear":
+            result: Tensor = self.chunk(self.value(values) + told)
+        else:
+            elements = self.phi1(self.value(values[:, :, None]))
+            result = self.psi2(elements + told[:, None])
         return result
 
 
@@ -270,10 +272,11 @@ def _cut(layout: Layout, layers: tuple[LayerSpec, ...], rule: SneRule) -> _Cutti
     for run in plan.runs:
         first, count = spans.get(run.layer, (run.first, 0))
         spans[run.layer] = (first, count + run.number * run.tokens)
+    lengths = plan.mask().sum(1)
     return _Cutting(
         layout=layout,
         layers=layers,
-        mask=plan.mask(),
+        by_length=tuple((n, (lengths == n).nonzero()[:, 0]) for n in sorted(set(lengths.tolist()))),
         spans=tuple(spans.values()),
         types=torch.tensor([LAYER_TYPES.index(plan.layers[place].type) for place in spans]),
         places=torch.tensor(list(spans)),

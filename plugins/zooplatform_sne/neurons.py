@@ -32,7 +32,7 @@ from zooplatform_chunk.layers import complete_layers
 from zooplatform_sne.bounded import SpanEncoder, in_blocks
 from zooplatform_sne.invariance import InvarianceSettings, PermutedEncoder
 from zooplatform_sne.permute import hidden_groups
-from zooplatform_sne.places import PlaceEncoding
+from zooplatform_sne.places import PlaceEncoding, type_encoding
 from zooplatform_sne.sets import SetSettings, SetToSet, SetToVector
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class NeuronEncoder(PermutedEncoder):
         self.row = _RowMap(settings.width, sets.dim)
         self.column = _RowMap(settings.width, sets.dim) if settings.columns else None
         self.feature = nn.Linear(_FEATURES, sets.dim)
-        self.type_encoding = nn.Embedding(len(LAYER_TYPES), sets.dim)
+        self.type_encoding = type_encoding(sets.dim)
         self.depth_encoding = PlaceEncoding(sets.dim)
         self.layer = SpanEncoder(sets, max_tokens=settings.max_rows, max_set=settings.max_set)
         self.phi, self.psi = SetToSet(sets), SetToVector(sets)

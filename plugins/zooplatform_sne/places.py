@@ -1,4 +1,4 @@
-"""Where a token is, as a vector: for layers in a network, chunks in a layer, pieces in a row.
+"""What and where a token is, as a vector: types of layers; places of layers, of chunks in them, of pieces in a row.
 
 Legend for shapes: n tokens, d size of an encoding.
 """
@@ -10,7 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PlaceEncoding", "place_features"]
+from zooplatform.interfaces import LAYER_TYPES
+
+__all__ = ["PlaceEncoding", "place_features", "type_encoding"]
 
 _COUNTS = 8  # wavelengths of the absolute place, 2 pi to 2 pi * 10,000
 _SHARES = 4  # wavelengths of the relative place, 2 to 1/4 of the whole
@@ -27,6 +29,16 @@ def place_features(length: int, device: torch.device | None = None) -> Tensor:
     octaves = math.pi * 2.0 ** torch.arange(_SHARES, device=device)
     angles = torch.cat([place * waves, share * octaves], dim=1)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def type_encoding(dim: int) -> nn.Embedding:
+    """A vector (d,) per layer type, at first of the size that weights have after their input map.
+
+    torch's own start is several times that: networks would then differ by a percent of what all have in common.
+    """
+    encoding = nn.Embedding(len(LAYER_TYPES), dim)
+    nn.init.normal_(encoding.weight, std=0.1)
+    return encoding
 
 
 class PlaceEncoding(nn.Module):
