@@ -6,15 +6,20 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from fitted_linear import PLUGIN, fit_linear, learnable_population
 
+from zooplatform.catalog import open_catalog
 from zooplatform.catalog.connection import VIEW_NAMES
+from zooplatform.catalog.predicting import store_embeddings
 from zooplatform.interfaces import SqlFunction
+from zooplatform.plugins import load_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zooplatform.catalog import Catalog
     from zooplatform.interfaces import PopulationBatch
+    from zooplatform.testing import PluginInstaller
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,27 @@ def test_every_function_and_view_of_the_built_in_plugins_is_documented(
     assert [c for c in columns if f"`{c}`" not in _section(page, "## Functions")] == []
     broken = catalog.sql("SELECT name, error FROM zoo_functions() WHERE error IS NOT NULL")
     assert broken.to_pylist() == []
+
+
+def test_the_functions_of_the_catalog_are_on_the_page(page: str, catalog: Catalog) -> None:
+    own = catalog.sql("SELECT * FROM zoo_functions() WHERE plugin IS NULL").to_pylist()
+    assert [row["name"] for row in own] == ["zoo_predict", "nearest"]
+    section = _section(page, "## Predictions")
+    for row in own:
+        assert f"`{row['name']}({', '.join(row['parameters'])})`" in section
+
+
+def test_every_query_about_predictions_runs_and_finds_something(
+    page: str, tmp_path: Path, zoo_site: PluginInstaller
+) -> None:
+    zoo_site.install("linear", PLUGIN)
+    queries = re.findall(r"```sql predictor\n(.*?)```", page, re.DOTALL)
+    assert len(queries) >= 4
+    with open_catalog(tmp_path / "catalog", create=True, registry=load_plugins()) as catalog:
+        fit_linear(catalog, list(catalog.append(learnable_population(40), zoo="linear")))
+        store_embeddings(catalog, "line")
+        for query in queries:
+            assert catalog.sql(query.replace("'sne:", "'linear:")).num_rows > 0
 
 
 def test_every_query_on_the_page_runs(

@@ -327,6 +327,29 @@ def test_untrusted_sql_stays_refused(zoo: Catalog, query: str) -> None:
         zoo.sql(query)
 
 
+def test_a_plugin_cannot_take_its_name(zoo: Catalog, zoo_site: PluginInstaller) -> None:
+    zoo_site.install(
+        "taker",
+        """
+        from zooplatform import hookimpl
+        from zooplatform.interfaces import SqlFunction
+
+        @hookimpl
+        def zoo_register_sql():
+            parameters = ("a", "b")
+            return [
+                SqlFunction(name=name, parameters=parameters, sql="1", returns="DOUBLE", summary="")
+                for name in ("zoo_predict", "nearest")
+            ]
+        """,
+    )
+    with open_catalog(zoo.path, registry=load_plugins()) as fresh:
+        assert values(fresh) == pytest.approx(by_hand(zoo), abs=1e-12)
+        errors = fresh.sql("SELECT error FROM zoo_functions() WHERE plugin = 'taker'")
+        for error in errors["error"].to_pylist():
+            assert "the catalog has a function" in error
+
+
 # --- what predictions doubt ------------------------------------------------------------------------------------------
 
 DOUBTFUL = """

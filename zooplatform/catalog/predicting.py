@@ -68,7 +68,7 @@ PREDICTION_FUNCTIONS: tuple[dict[str, Any], ...] = (
     },
 )
 
-# An artifact is chosen as by `find_predictor`; by an aggregate, since DuckDB cannot join laterally with an ORDER BY here.
+# An artifact is chosen as by `find_predictor`; by an aggregate, since DuckDB cannot join laterally with ORDER BY here.
 NEAREST_SQL = """
     CREATE MACRO nearest(of_checkpoint, of_artifact, k) AS TABLE
     SELECT e.checkpoint_id, list_cosine_distance(e.values, q.values)::DOUBLE AS distance
