@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.errors import ConfigError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONFIGS", "ENCODERS", "MemberConfig", "SneConfig", "TrainingConfig", "build_encoder"]
 
-ENCODERS = ("statistics", "propagation", "chunk", "neuron")
+ENCODERS = ("statistics", "propagation", "probes", "chunk", "neuron")
 _CHOICES = {
     "schedule": ("onecycle", "cosine", "constant"),
     "loss": LOSSES,
@@ -235,7 +235,7 @@ def encoder_options(encoder: object) -> dict[str, Any]:
         ConfigError: there is no such encoder.
     """
     if encoder in ("chunk", "neuron"):
-        return _flat(_settings_class(str(encoder)))
+        return _flat(_default_settings(str(encoder)))
     parameters = inspect.signature(_encoder_class(encoder)).parameters
     return {name: parameter.default for name, parameter in parameters.items()}
 
@@ -248,7 +248,7 @@ def build_encoder(encoder: str, options: Mapping[str, Any]) -> NetworkEncoder:
     """
     made: Callable[..., NetworkEncoder] = _encoder_class(encoder)
     if encoder in ("chunk", "neuron"):
-        return made(_nested(_settings_class(encoder), options))
+        return made(_nested(_default_settings(encoder), options))
     return made(**options)
 
 
@@ -261,6 +261,10 @@ def _encoder_class(encoder: object) -> Any:
         from zooplatform_sne.propagation import PropagationEncoder
 
         return PropagationEncoder
+    if encoder == "probes":
+        from zooplatform_sne.probes import ProbeEncoder
+
+        return ProbeEncoder
     if encoder == "chunk":
         from zooplatform_sne.chunks import ChunkEncoder
 
@@ -272,33 +276,32 @@ def _encoder_class(encoder: object) -> Any:
     raise ConfigError(f"Unknown encoder {encoder!r}. Known: {', '.join(ENCODERS)}.")
 
 
-def _settings_class(encoder: str) -> Any:
+def _default_settings(encoder: str) -> Any:
     if encoder == "chunk":
         from zooplatform_sne.chunks import ChunkSettings
 
-        return ChunkSettings
+        return ChunkSettings()
     from zooplatform_sne.neurons import NeuronSettings
 
-    return NeuronSettings
+    return NeuronSettings()
 
 
 def _flat(settings: Any) -> dict[str, Any]:
-    """Defaults of a settings class, those of nested settings among them; every field has one."""
+    """The values of settings, those of nested settings among them."""
     found: dict[str, Any] = {}
     for one in fields(settings):
-        nested: Any = one.default_factory
-        value = nested() if one.default is MISSING else one.default
-        found |= _flat(type(value)) if is_dataclass(value) else {one.name: value}
+        value = getattr(settings, one.name)
+        found |= _flat(value) if is_dataclass(value) else {one.name: value}
     return found
 
 
 def _nested(settings: Any, options: Mapping[str, Any]) -> Any:
-    """The reverse of `_flat`."""
+    """Settings like the given ones with other values: the reverse of `_flat`."""
     made = {}
     for one in fields(settings):
-        nested: Any = one.default_factory
-        made[one.name] = _nested(nested, options) if is_dataclass(nested) else options[one.name]
-    return settings(**made)
+        value = getattr(settings, one.name)
+        made[one.name] = _nested(value, options) if is_dataclass(value) else options[one.name]
+    return type(settings)(**made)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

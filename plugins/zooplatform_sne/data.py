@@ -40,8 +40,8 @@ class PreparedBatch(NamedTuple):
 
 
 def usable_rows(weights: torch.Tensor) -> torch.Tensor:
-    """(B,) bool: networks without NaN or infinity, from (B, P)."""
-    return weights.isfinite().all(dim=1)
+    """(B,) bool: networks without NaN or infinity in float32, from (B, P)."""
+    return weights.to(torch.float32).isfinite().all(dim=1)
 
 
 class Networks:
