@@ -138,7 +138,9 @@ class Recipe:
 def builtin_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(resources.files("zooplatform.catalogs")))
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    # Protocols of comparisons lie beside the recipes.
+    files = (file for file in folder.glob("*.toml") if not file.stem.startswith("matrix-"))
+    return {file.stem: file for file in sorted(files)}
 
 
 def load_recipe(path: str | os.PathLike[str], settings: Iterable[str] = ()) -> Recipe:
