@@ -456,6 +456,7 @@ class Catalog:
         *,
         replaces: Sequence[str] = (),
         guard: Guard | None = None,
+        base: Snapshot | None = None,
     ) -> str:
         """Append plain rows to tables, all or none; returns the commit id.
 
@@ -465,9 +466,12 @@ class Catalog:
             replaces: tables in which rows supersede earlier ones with the same key.
             guard: is called with the state (a `Snapshot`) that the commit will come right after, other writers' commits
                 included, and refuses it by raising; then nothing is committed.
+            base: the state that the rows were made from, the newest by default; they supersede rows of the same keys
+                that others committed since.
         """
-        base = self.snapshot()
-        return self._local().commit(message, rows, base=base, replaces=replaces, guard=guard)
+        return self._local().commit(
+            message, rows, base=base or self.snapshot(), replaces=replaces, guard=guard
+        )
 
     # --- care ---------------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from zooplatform.catalog.snapshot import Snapshot
+    from zooplatform.errors import ZooError
     from zooplatform.interfaces import SqlFunction, SqlView
     from zooplatform.registry import Registry
 
@@ -83,6 +84,7 @@ class Engine:
         self._defined: set[str] = set()
         self._plugins = {spec.name: (owner, spec) for owner, spec in registry.sql}
         self._broken: dict[str, str] = {}
+        self._failures: list[ZooError] = []
 
     def __enter__(self) -> Self:
         return self
@@ -169,6 +171,7 @@ class Engine:
 
     def _relation(self, text: str, parameters: Parameters) -> duckdb.DuckDBPyRelation:
         connection = self._opened()
+        self._failures.clear()
         query = check_query(connection, text)
         values = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
         self._define_all() if query.lists_names else self._define_named(query)
@@ -190,7 +193,10 @@ class Engine:
         try:
             return work()
         except (duckdb.Error, pa.ArrowException, OSError) as exc:
-            failure = self._weights.take_failure() or self._predictions.take_failure()
+            failure = self._weights.take_failure()
+            if failure is None and self._failures:
+                failure = self._failures[0]
+                self._failures.clear()
             if failure is not None:
                 raise failure from failure.__cause__ or exc
             # Files that are not the catalog's were refused before, so these are.
@@ -284,7 +290,7 @@ class Engine:
         if name == "zoo_functions":
             self._define_functions()
         elif name == PREDICT:
-            self._predictions.define(self._opened(), self.snapshot)
+            self._predictions.define(self._opened(), self.snapshot, self._failures)
         elif name == NEAREST:
             for needed in ("artifacts", "embeddings"):
                 self._define(needed)

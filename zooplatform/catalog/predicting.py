@@ -112,12 +112,9 @@ def find_predictor(catalog: Catalog, given: str) -> Artifact:
 
 
 class _Fitted:
-    """A predictor in memory and what it said; None for checkpoints without weights.
+    """A predictor in memory and what it said; `new` are checkpoints whose value is not in the catalog yet."""
 
-    `new` are checkpoints whose value is not in the catalog yet.
-    """
-
-    def __init__(self, artifact: Artifact, values: dict[str, float | None]) -> None:
+    def __init__(self, artifact: Artifact, values: dict[str, float]) -> None:
         self.artifact, self.values = artifact, values
         self.new: list[str] = []
         self.predictor: Predictor | None = None
@@ -141,15 +138,32 @@ class Predictions:
         self._fitted: dict[str, _Fitted] = {}
         self._named: tuple[int, dict[str, _Fitted]] = (-1, {})
         self._states: tuple[int, dict[str, str]] = (-1, {})
-        self._failure: ZooError | None = None
 
-    def define(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-        """Create the function in a connection over `snapshot`, whose artifacts are those that can be named."""
+    def define(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        snapshot: Snapshot,
+        failures: list[ZooError],
+    ) -> None:
+        """Create the function in a connection over `snapshot`; a name goes on meaning the same artifact there.
 
+        What goes wrong in it is added to `failures`: of an exception DuckDB only passes the text on.
+        """
         from duckdb.func import FunctionNullHandling, PythonUDFType
 
         def predict(artifacts: pa.ChunkedArray, ids: pa.ChunkedArray) -> pa.Array:
-            return self._column(snapshot, artifacts, ids)
+            try:
+                return self._column(snapshot, artifacts, ids)
+            except IntegrityError as exc:
+                failures.append(exc)
+                raise
+            except Exception as exc:
+                foreseen = isinstance(exc, ZooError)
+                failures.append(
+                    QueryError(f"{PREDICT}: {exc if foreseen else _fault(artifacts, exc)}")
+                )
+                failures[-1].__cause__ = exc
+                raise
 
         connection.create_function(
             PREDICT,
@@ -160,44 +174,25 @@ class Predictions:
             null_handling=FunctionNullHandling.SPECIAL,
         )
 
-    def take_failure(self) -> ZooError | None:
-        """What went wrong in the function, for the query that called it; DuckDB only passes text on."""
-        failure, self._failure = self._failure, None
-        return failure
-
     def _column(
         self, snapshot: Snapshot, artifacts: pa.ChunkedArray, ids: pa.ChunkedArray
     ) -> pa.Array:
         """One prediction for each of the rows that DuckDB brings at once (up to 2,048)."""
         rows = list(zip(artifacts.to_pylist(), ids.to_pylist(), strict=True))
-        asked: dict[str, list[str]] = {}
+        asked: dict[str, list[str | None]] = {}
         for given, checkpoint in rows:
-            if given is not None and checkpoint is not None:
+            if given is not None:
                 asked.setdefault(given, []).append(checkpoint)
-        try:
-            with self._lock:
-                said = {given: self._values(snapshot, given, own) for given, own in asked.items()}
-        except IntegrityError as exc:
-            self._failure = exc
-            raise
-        except ZooError as exc:
-            self._failure = QueryError(f"{PREDICT}: {exc}")
-            self._failure.__cause__ = exc
-            raise
-        except Exception as exc:
-            # A fault of the predictor; DuckDB would pass on its text alone.
-            called = ", ".join(map(repr, asked))
-            self._failure = QueryError(f"{PREDICT}: {called} failed: {type(exc).__name__}: {exc}")
-            self._failure.__cause__ = exc
-            raise
-        values = [said[g][c] if g is not None and c is not None else None for g, c in rows]
+        with self._lock:
+            said = {given: self._values(snapshot, given, own) for given, own in asked.items()}
+        values = [said[g].get(c) if g is not None else None for g, c in rows]
         return pa.array(values, type=pa.float64())
 
     def _values(
-        self, snapshot: Snapshot, given: str, ids: Sequence[str]
-    ) -> dict[str, float | None]:
+        self, snapshot: Snapshot, given: str, ids: Sequence[str | None]
+    ) -> dict[str, float]:
         fitted = self._named_fitted(snapshot, given)
-        missing = list(dict.fromkeys(i for i in ids if i not in fitted.values))
+        missing = list(dict.fromkeys(i for i in ids if i is not None and i not in fitted.values))
         if missing:
             self._predict(fitted, missing)
         return fitted.values
@@ -209,7 +204,7 @@ class Predictions:
         if given not in named:  # and from then on meant throughout the query
             artifact = find_predictor(self._catalog(), given)
             if artifact.artifact_id not in self._fitted:
-                stored: dict[str, float | None] = {**self._stored(prediction_key(artifact))}
+                stored = self._stored(prediction_key(artifact))
                 self._fitted[artifact.artifact_id] = _Fitted(artifact, stored)
             named[given] = self._fitted[artifact.artifact_id]
         return named[given]
@@ -241,9 +236,7 @@ class Predictions:
                     checkpoint,
                     remedy="Give whole checkpoint ids, as in the column checkpoint_id of `checkpoints`.",
                 )
-        weightless = [i for i in ids if states[i] != "stored"]
         stored = [i for i in ids if states[i] == "stored"]
-        fitted.values.update(dict.fromkeys(weightless))
         if stored:
             if fitted.predictor is None:
                 fitted.predictor = load_artifact(catalog, fitted.artifact)
@@ -256,9 +249,6 @@ class Predictions:
             table = snapshot.table("checkpoints", ["checkpoint_id", "state"], keep=True)
             columns = (column.to_pylist() for column in table.columns)
             self._states = (snapshot.version, dict(zip(*columns, strict=True)))
-            for fitted in self._fitted.values():  # weights may have come since
-                for checkpoint in [i for i, v in fitted.values.items() if v is None]:
-                    del fitted.values[checkpoint]
         return self._states[1]
 
     def store(self) -> None:
@@ -271,8 +261,10 @@ class Predictions:
     def _store(self, fitted: _Fitted) -> None:
         new, fitted.new = fitted.new, []
         key = fitted.key
+        catalog = self._catalog()
         try:
             # Another process may have stored the same ones since this one looked.
+            base = catalog.snapshot()
             there = self._stored(key)
             rows = [
                 {
@@ -286,13 +278,19 @@ class Predictions:
             ]
             if rows:
                 message = f"{len(rows)} predictions of {fitted.artifact.name}"
-                self._catalog().commit(message, {"metrics": rows})
+                catalog.commit(message, {"metrics": rows}, base=base)
         except CatalogError as exc:
             log.warning(
                 "%s: predictions could not be kept and are made again next time: %s",
                 self._path,
                 exc,
             )
+
+
+def _fault(artifacts: pa.ChunkedArray, exc: Exception) -> str:
+    """What to say of an exception that nobody foresaw: a fault of the predictor."""
+    names = ", ".join(repr(name) for name in artifacts.unique().to_pylist())
+    return f"{names} failed, which is a fault of its plugin: {type(exc).__name__}: {exc}"
 
 
 def _said(
@@ -333,6 +331,7 @@ def store_embeddings(
     """
     from zooplatform.fitting import network_batches
 
+    base = catalog.snapshot()
     found = find_predictor(catalog, artifact)
     data = catalog.dataset(query, target=None)
     there = catalog.sql(
@@ -362,5 +361,5 @@ def store_embeddings(
             )
         )
     rows = pa.concat_tables(parts)
-    catalog.commit(f"{rows.num_rows} embeddings of {found.name}", {"embeddings": rows})
+    catalog.commit(f"{rows.num_rows} embeddings of {found.name}", {"embeddings": rows}, base=base)
     return int(rows.num_rows)
