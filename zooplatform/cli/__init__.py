@@ -44,6 +44,13 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
         "zooplatform.cli.browse:show", "Show one zoo, model or checkpoint whole."
     ),
     "split": BuiltinCommand("zooplatform.cli.split:split", "Freeze who is in train, val and test."),
+    "tokenizer": BuiltinCommand(
+        "zooplatform.cli.tokenizer:tokenizer",
+        "Fit tokenizers, which turn weights into tokens and back.",
+    ),
+    "predictor": BuiltinCommand(
+        "zooplatform.cli.predictor:predictor", "Tell from its weights what a network can do."
+    ),
     "report": BuiltinCommand(
         "zooplatform.cli.report:report", "Draw a zoo: one HTML page that needs nothing else."
     ),

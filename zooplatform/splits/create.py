@@ -10,7 +10,7 @@ from zooplatform.errors import ConfigError
 from zooplatform.splits import protocols
 from zooplatform.splits.candidates import Span, grouping, parse_span, select, strata
 from zooplatform.splits.drawing import draw, join_groups, parse_ratio
-from zooplatform.splits.store import Split, SplitMember, check_name, freeze
+from zooplatform.splits.store import Split, SplitMember, check_name, freeze, split_id_of
 
 if TYPE_CHECKING:
     import os
@@ -27,7 +27,7 @@ DEFAULT_RATIO = "70/15/15"
 
 def create_split(
     catalog: Catalog,
-    name: str,
+    name: str | None,
     query: str | None = None,
     *,
     by: str | None = None,
@@ -46,7 +46,7 @@ def create_split(
 
     Args:
         catalog: what to split.
-        name: of the split.
+        name: of the split; None names it after its id, so that equal draws are one split.
         query: SQL with a column `checkpoint_id`; every stored checkpoint by default.
         by: what stays together: `model` (the default; all checkpoints of a run), `checkpoint`, a column of the query or
             a hyper-parameter, such as `stack` for networks that were trained together.
@@ -62,7 +62,8 @@ def create_split(
         ConfigError: an argument is not usable, or there are too few groups.
         CatalogError: the name is taken by a split with other members; the text names both.
     """
-    check_name(name)
+    if name is not None:
+        check_name(name)
     spans = {
         "steps": None if steps is None else parse_span(steps, what="--steps"),
         "epochs": None if epochs is None else parse_span(epochs, what="--epochs"),
@@ -103,6 +104,8 @@ def create_split(
         detail["groups"] = groups
     detail["notes"] = [*notes, *_shared(members, by)]
     detail = {key: value for key, value in detail.items() if value is not None}
+    if name is None:
+        name = f"drawn-{split_id_of(members)[:12]}"
     return freeze(catalog, name, members, by=by, seed=drawn_with, detail=detail)
 
 

@@ -1,0 +1,87 @@
+"""What the commands that fit share: their options, and how artifacts are printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zooplatform.cli._output import out
+from zooplatform.cli._session import open_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zooplatform.artifacts import Artifact
+    from zooplatform.cli._options import Decorator
+
+__all__ = [
+    "artifact_fields",
+    "config_options",
+    "max_minutes_option",
+    "name_option",
+    "print_artifacts",
+]
+
+name_option: Decorator = click.option(
+    "--name", required=True, metavar="NAME", help="What to call it; the latest of a name is meant."
+)
+
+max_minutes_option: Decorator = click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="End with the best so far when so much time has passed. [default: no limit]",
+)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--config NAME|FILE` and `--set KEY=VALUE`."""
+    config = click.option(
+        "--config",
+        metavar="NAME|FILE",
+        help="A configuration that BACKEND has a name for, such as debug, or a TOML file. "
+        "[default: the backend's own]",
+    )
+    settings = click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Replace a value of the configuration. Can be given often. [default: none]",
+    )
+    return config(settings(command))
+
+
+def artifact_fields(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as JSON."""
+    names = ("artifact_id", "kind", "name", "backend", "plugin_version")
+    more = ("config", "data", "metrics", "path", "created_at")
+    return {name: getattr(artifact, name) for name in (*names, *more)}
+
+
+def print_artifacts(catalog: str, kind: str, *, as_json: bool) -> None:
+    """What `ls` prints."""
+    from zooplatform.artifacts import list_artifacts
+
+    with open_catalog(catalog) as opened:
+        found = list_artifacts(opened, kind)
+    if as_json:
+        out.data([artifact_fields(item) for item in found])
+        return
+    rows = [
+        (
+            item.name,
+            item.artifact_id,
+            item.backend,
+            item.data.get("target"),
+            item.data.get("train", {}).get("checkpoints", item.data.get("checkpoints")),
+            item.metrics.get("validation_tau"),
+            f"{item.created_at:%Y-%m-%d %H:%M}",
+        )
+        for item in found
+    ]
+    columns = ("name", "artifact_id", "backend", "target", "fitted_on", "validation_tau", "created")
+    out.table(rows, columns)
+    if not found:
+        out.note(f"No {kind} yet; `zoo {kind} fit` makes one.")
