@@ -4,9 +4,10 @@
 
 Every row is a process of its own, which encodes networks of one architecture on the CPU, in `train` mode with the
 backward pass, and reads its peak resident memory from the operating system. `used` is that peak less the peak of the
-same process before it began to encode (libraries, weights and parameters). As in use, a fixed number of chunks is
-encoded at once (`--max-chunks`), so that a chunk of twice the size takes twice the memory, and a network of four times
-the parameters little more: the rows with `--factor` times the width show that.
+same process before it began to encode (libraries, weights and parameters). A fixed number of chunks is encoded at once
+(`--max-chunks`), so the memory follows the chunk size, above what the chunks of a layer take to attend to each other.
+The last row has a network of `--factor` times the width, with about its square times the parameters, and should need
+little more than the row before it.
 """
 
 from __future__ import annotations

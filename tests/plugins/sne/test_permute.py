@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from zooplatform_sne.permute import hidden_groups, left_alone, permute
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DIGITS = Path(__file__).parents[3] / "catalogs" / "digits"
 PRESETS: dict[str, Mapping[str, Any]] = {
     "unterthiner": {"preset": "unterthiner", "activation": "relu"},
     "sne_arch2": {"preset": "sne_arch2", "activation": "tanh"},
@@ -95,6 +97,22 @@ def test_outputs_stay(name: str) -> None:
             torch.testing.assert_close(network(inputs), before, atol=1e-5, rtol=1e-5)
     assert not torch.equal(permuted[0], permuted[1])
     assert torch.equal(permuted.sort(dim=1).values, weights.sort().values.repeat(3, 1))
+
+
+def test_trained_networks_of_a_catalog() -> None:
+    """What the catalog builds gives the same outputs with another order of its hidden units."""
+    catalog = zoo.open_catalog(DIGITS)
+    population = catalog.population("select checkpoint_id from checkpoints order by 1 limit 3")
+    weights = torch.as_tensor(population.weights)
+    permuted = permute(weights, population.vector, torch.Generator().manual_seed(0))
+    for row, name in enumerate(population.ids):
+        network = catalog.build(name).eval()
+        inputs = torch.randn(4, *network.config["input"])  # type: ignore[index,misc]
+        with torch.no_grad():
+            before = network(inputs)
+            load(network, population.vector, permuted[row])
+            torch.testing.assert_close(network(inputs), before, atol=1e-5, rtol=1e-5)
+    assert not bool((permuted == weights).all(dim=1).any())
 
 
 def test_each_group_is_permuted() -> None:
