@@ -3,9 +3,10 @@
 Every unit (channel or neuron) of a chain of layers carries a vector u. A forward sweep goes from the inputs to the
 outputs, a backward sweep back, and every layer gives one token from its units:
 
-    forward    u_o = norm(f([asinh(sum_i W_oi u_i / sqrt I), asinh(sum_i |W_oi| u_i / I), values of o, layer]))
-    backward   u_i = norm(u_i + g([asinh(sum_o W_oi u_o / sqrt O), asinh(sum_o |W_oi| u_o / O), values of i, layer]))
+    forward    u_o = norm(f([s(sum_i W_oi u_i / sqrt I), s(sum_i |W_oi| u_i / I), values of o, layer]))
+    backward   u_i = norm(u_i + g([s(sum_o W_oi u_o / sqrt O), s(sum_o |W_oi| u_o / O), values of i, layer]))
     token      = t([mean, std, max of u_o over the units of the layer, scale of its weights, layer])
+    s(x)       = x / sqrt(1 + |x|), which keeps sums of large weights in range
 
 W is multiplied by the square root of its fan-in, so that usual initialisations are of one size everywhere. A kernel,
 and the positions that a flattened map has for each channel, become a few numbers per pair of units by learned weights
@@ -145,7 +146,7 @@ class PropagationEncoder(NetworkEncoder):
 
     def _loose_token(self, weights: torch.Tensor, loose: Loose) -> torch.Tensor:
         values = weights[:, loose.offset : loose.offset + loose.size]
-        each = self.values(torch.stack([values.asinh(), values.abs().log1p()], dim=-1))
+        each = self.values(torch.stack([_squash(values), values.abs().log1p()], dim=-1))
         context = _context(values, values.abs(), loose, flattened=False)
         token: torch.Tensor = self.loose(torch.cat([_summary(each), context], dim=-1))
         return token
@@ -169,7 +170,7 @@ class _Update(nn.Module):
         context: torch.Tensor,
         before: torch.Tensor | None,
     ) -> torch.Tensor:
-        hidden = self.messages(messages.asinh()) + self.values(values)
+        hidden = self.messages(_squash(messages)) + self.values(values)
         change = self.out(hidden + self.context(context)[:, None])
         updated: torch.Tensor = self.norm(change if before is None else before + change)
         return updated
@@ -232,7 +233,7 @@ def _unit_values(weights: torch.Tensor, joint: Joint) -> torch.Tensor:
 
 def _unit_features(values: torch.Tensor) -> torch.Tensor:
     """(B, U, 2V): with sign, and by size from small to large."""
-    return torch.cat([values.asinh(), (values.abs() + 1e-4).log() / 4], dim=-1)
+    return torch.cat([_squash(values), (values.abs() + 1e-4).log() / 4], dim=-1)
 
 
 def _context(
@@ -244,6 +245,11 @@ def _context(
     scales = torch.stack([raw.square().mean(dim=1).sqrt(), size.mean(dim=1)], dim=-1)
     scales = (scales + 1e-6).log()
     return torch.cat([raw.new_tensor(fixed).expand(len(raw), -1), scales], dim=-1)
+
+
+def _squash(values: torch.Tensor) -> torch.Tensor:
+    """s(x), of any shape; asinh would do as well, but takes a third of the time of a step."""
+    return values * (1 + values.abs()).rsqrt()
 
 
 def _summary(units: torch.Tensor) -> torch.Tensor:
