@@ -39,7 +39,8 @@ class Linear:
         solution = torch.linalg.lstsq(x, y[:, None], driver="gelsd").solution
         self.coefficients = solution[:, 0]
         x, y = self._read(data.validation)
-        return FitReport(metrics={"mae": float((x @ self.coefficients - y).abs().mean())}, seconds=0.0)
+        error = float((x @ self.coefficients - y).abs().mean())
+        return FitReport(metrics={"validation_mae": error}, seconds=0.0)
 
     def _read(self, data):
         batch = data.read(np.arange(len(data)))

@@ -200,6 +200,14 @@ def test_processes_that_predict_the_same_leave_one_row_for_each(zoo: Catalog) ->
     assert zoo.check(deep=True) == []
 
 
+def test_what_another_process_stored_meanwhile_is_not_stored_again(zoo: Catalog) -> None:
+    with open_catalog(zoo.path, registry=zoo.registry) as other:
+        values(other, f"{PREDICTED} WHERE checkpoint_id < '8'")
+        said = values(zoo)
+        assert values(other) == said
+    assert zoo.sql(STORED).num_rows == 200
+
+
 def test_plain_queries_load_nothing(zoo: Catalog) -> None:
     with open_catalog(zoo.path, registry=zoo.registry) as fresh:
         before = fresh.snapshot().version

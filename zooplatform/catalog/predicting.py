@@ -22,7 +22,7 @@ from zooplatform.artifacts import (
 from zooplatform.errors import CatalogError, IntegrityError, QueryError, UnknownIdError, ZooError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import duckdb
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zooplatform.catalog.catalog import Catalog
     from zooplatform.catalog.mirror import Mirror
     from zooplatform.catalog.snapshot import Snapshot
-    from zooplatform.interfaces import Predictor
+    from zooplatform.interfaces import NetworkBatch, Predictor
     from zooplatform.registry import Registry
 
 __all__ = [
@@ -86,7 +86,8 @@ NEAREST_SQL = """
     LIMIT k
 """
 
-_BATCH = 1024
+# Networks read at once, and values: whatever the size of a network, memory stays bounded.
+_BATCH, _BATCH_VALUES = 1024, 1 << 26
 
 
 def find_predictor(catalog: Catalog, given: str) -> Artifact:
@@ -297,10 +298,8 @@ def _said(
     catalog: Catalog, predictor: Predictor, name: str, ids: Iterable[str]
 ) -> dict[str, float]:
     """What a predictor says of stored checkpoints, whatever mix of architectures they are of."""
-    from zooplatform.fitting import network_batches
-
     said: dict[str, float] = {}
-    for _, batch in network_batches(catalog.dataset([*ids], target=None), _BATCH):
+    for batch in _batches(catalog, [*ids]):
         try:
             values = predictor.predict(batch).tolist()
         except ZooError as exc:
@@ -310,6 +309,15 @@ def _said(
             ) from exc
         said.update(zip(batch.ids, values, strict=True))
     return said
+
+
+def _batches(catalog: Catalog, ids: Sequence[str]) -> Iterator[NetworkBatch]:
+    from zooplatform.fitting import network_batches
+
+    data = catalog.dataset(ids, target=None)
+    widest = max(1, *(vector.width for vector in data.architectures.values()))
+    for _, batch in network_batches(data, max(1, min(_BATCH, _BATCH_VALUES // widest))):
+        yield batch
 
 
 def store_embeddings(
@@ -329,8 +337,6 @@ def store_embeddings(
         CatalogError: weights are not stored, or the catalog cannot be written.
         ArtifactError: the artifact is damaged.
     """
-    from zooplatform.fitting import network_batches
-
     base = catalog.snapshot()
     found = find_predictor(catalog, artifact)
     data = catalog.dataset(query, target=None)
@@ -343,7 +349,7 @@ def store_embeddings(
         return 0
     predictor = load_artifact(catalog, found)
     parts = []
-    for _, batch in network_batches(catalog.dataset(wanted, target=None), _BATCH):
+    for batch in _batches(catalog, wanted):
         vectors = predictor.embed(batch).float().cpu().contiguous()
         count, width = vectors.shape
         parts.append(

@@ -20,8 +20,6 @@ __all__ = ["predicted"]
 _TIMES = 5.0
 # Of a mean absolute error below this, a predictor is thought to have seen what it predicts.
 _LEAST_ERROR = 0.002
-# What validation calls the mean absolute error.
-_MAE = ("mae", "val_mae", "validation_mae")
 
 _PREDICTORS = """
     select p.dataset as artifact_id, p.name as target, any_value(a.name) as predictor,
@@ -91,6 +89,5 @@ def _doubtful(catalog: Catalog, of: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _validation_error(metrics: str | None) -> float:
     """The mean absolute error of an artifact on its validation data, at least `_LEAST_ERROR`."""
-    figures = json.loads(metrics or "{}")
-    known = [figures[name] for name in _MAE if isinstance(figures.get(name), int | float)]
-    return max([_LEAST_ERROR, *(float(value) for value in known)])
+    error = json.loads(metrics or "{}").get("validation_mae")
+    return max(_LEAST_ERROR, float(error)) if isinstance(error, int | float) else _LEAST_ERROR
