@@ -123,6 +123,16 @@ def test_layers_are_told_apart_by_their_depth(switch: bool) -> None:
     assert bool(moved > 5e-5) is switch
 
 
+def test_depth_and_type_are_told_with_the_layers_too() -> None:
+    model, batch, seen = encoder(), batch_of(CONV), []
+    model.layer.register_forward_hook(lambda *call: seen.append(call[2]))
+    model.phi5.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encode(model, batch)
+    codes = model._layer_codes(chunk_module._cutting(batch.vector, model.rule), torch.device("cpu"))
+    assert bool((codes != 0).all())
+    torch.testing.assert_close(seen[1] - seen[0], codes.expand(3, -1, -1), atol=1e-6, rtol=1e-5)
+
+
 def test_the_layer_type_counts() -> None:
     """A convolution with 1 x 1 kernels and a linear layer hold the same numbers."""
     linear = batch_of(nn.Sequential(nn.Linear(8, 8)))
