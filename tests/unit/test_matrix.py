@@ -474,6 +474,9 @@ def test_kept_networks_are_scored_by_final_alone(opened: Catalog, tmp_path: Path
     }
     assert looked
     assert not looked & kept
+    for report, scored in ((seen, looked), (last, kept)):
+        cell = cell_of(report, "in-distribution", "cnn-a", "cnn-a")
+        assert entry_of(cell, "line")["n"] == len(scored)
     assert {cell["kind"] for cell in last.results["cells"]} == {"in-distribution"}
     with pytest.raises(ConfigError, match="keeps no networks for a last look"):
         run_matrix(opened, protocol(split={"name": "t"}), output, final=True)
@@ -570,7 +573,10 @@ def test_trials_depend_on_the_seed_and_the_range_alone() -> None:
     assert trial_configs(method, {"base": 1}, seed=5)[1:] != found[1:]
     with pytest.raises(ConfigError, match=r"methods\.line\.search\.ridge"):
         trial_configs(replace(method, search={"ridge": {"log_uniform": [0, 1]}}), {}, seed=0)
-    trials = [Trial({}, float("nan")), Trial({"a": 1}, 0.5), Trial({"a": 2}, 0.5)]
+    trials = [
+        Trial({}, float("nan")),
+        *(Trial({"a": at}, tau) for at, tau in enumerate((0.2, 0.5, 0.5))),
+    ]
     assert best_trial(trials).config == {"a": 1}
 
 
