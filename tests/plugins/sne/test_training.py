@@ -67,7 +67,7 @@ def _stop_after(epochs: int) -> Any:
         STATISTICS | {"ema": 0.9, "schedule": "cosine", "patience": 3},
         {"encoder": "propagation", "units": 8, "dim": 16, "epochs": 3, "dropout": 0.2},
         {
-            "encoder": "chunk", "dim": 16, "heads": 2, "depth": 1, "chunk_size": 128, "epochs": 3,
+            "encoder": "chunk", "dim": 8, "heads": 2, "depth": 1, "chunk_size": 512, "chunk_map": "linear", "epochs": 3,
             "augment": True, "invariance": 0.1, "loss": "bce",
         },
     ],
