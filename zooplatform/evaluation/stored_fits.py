@@ -91,6 +91,8 @@ def fit_predictor(
     _check_device(device)
     predictor: Predictor = catalog.registry.predictors.create(backend)
     table = configuration(backend, predictor, config, settings)
+    # Before a split is frozen for it: whether the query and the target are usable.
+    catalog.dataset(query, target=target, missing="drop")
     chosen = _split(catalog, query, split, seed)
     sides = {
         role: catalog.dataset(

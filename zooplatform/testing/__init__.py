@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zooplatform.testing.architectures import ArchitectureContract, header_of
     from zooplatform.testing.installs import PluginInstaller
+    from zooplatform.testing.predictors import PredictorContract
     from zooplatform.testing.properties import PropertyContract
     from zooplatform.testing.samples import sample_population
     from zooplatform.testing.sources import PopulationSourceContract, SourceContract
@@ -22,6 +23,7 @@ __all__ = [
     "ArchitectureContract",
     "PluginInstaller",
     "PopulationSourceContract",
+    "PredictorContract",
     "PropertyContract",
     "SourceContract",
     "SqlContract",
@@ -35,6 +37,7 @@ _HOMES = {
     "ArchitectureContract": "architectures",
     "PluginInstaller": "installs",
     "PopulationSourceContract": "sources",
+    "PredictorContract": "predictors",
     "PropertyContract": "properties",
     "SourceContract": "sources",
     "SqlContract": "sql",
