@@ -55,8 +55,7 @@ def predictor() -> None:
     """Tell from its weights what a network can do.
 
     \b
-    zoo predictor fit sne --name accuracy --query "select checkpoint_id from wide where zoo = 'mnist'" \\
-        --target test_accuracy
+    zoo predictor fit sne --name accuracy --target test_accuracy --query "select checkpoint_id from wide"
     zoo predictor evaluate accuracy --query "select checkpoint_id from wide where zoo = 'usps'"
     zoo predictor predict accuracy --query "select checkpoint_id from wide where zoo = 'usps'"
     """
@@ -108,9 +107,9 @@ def fit(
     fit that is interrupted goes on when the same command is given again.
 
     \b
-    zoo predictor fit sne --name accuracy --query "select checkpoint_id from wide" --target test_accuracy
-    zoo predictor fit sne --name gap --target ggap --split main --config debug --set epochs=5 \\
-        --query "select checkpoint_id, train_accuracy - test_accuracy as ggap from wide"
+    zoo predictor fit sne --name accuracy --target test_accuracy --query "select checkpoint_id from wide"
+    zoo predictor fit sne --name gap --target gap --query "select *, train_accuracy - test_accuracy as gap from wide"
+    zoo predictor fit sne --name quick --target test_accuracy --query "from wide" --split main --config debug
     """
     from zooplatform.evaluation.stored_fits import fit_predictor
 
