@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zooplatform.artifacts import find_artifact, load_artifact
 from zooplatform.catalog import open_catalog
+from zooplatform.evaluation.predictions import predict
 from zooplatform.evaluation.stored_fits import fit_predictor
 from zooplatform.testing import sample_population
 
@@ -118,6 +120,10 @@ def test_predictions_come_in_the_order_of_the_query_and_are_kept(
     assert ids == sorted(ids, reverse=True)
     with open_catalog(zoo) as catalog:
         assert not catalog.sql("from metrics where origin = 'predicted'").num_rows
+        predictor = load_artifact(catalog, find_artifact(catalog, "lin"))
+        for row in rows:  # each by itself, which cannot be mixed up
+            (value,) = predict(catalog, predictor, [row["checkpoint_id"]])
+            assert row["prediction"] == pytest.approx(value, abs=1e-9)
     assert "5 new predictions stored" in cli("predictor", *asked, "--store").stderr
     assert "0 new predictions stored" in cli("predictor", *asked, "--store").stderr
     with open_catalog(zoo) as catalog:
