@@ -123,7 +123,9 @@ def _plan(key: _Key) -> NetworkPlan:
     builder = _Builder()
     for place, layer in enumerate(layers):
         found = [key.vector.by_name[name] for name in layer.tensors]
-        fields = [f for f in found if not f.aside and f.spec.num_elements and "float" in f.spec.dtype]
+        fields = [
+            f for f in found if not f.aside and f.spec.num_elements and "float" in f.spec.dtype
+        ]
         if fields:
             builder.add(layer, fields, place, len(layers))
     if not builder.chains and not builder.loose:

@@ -45,10 +45,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         ],
     },
     "weights": {
-        "members": [{"encoder": "propagation", "count": 2, "epochs": 12, "learning_rate": 1.5e-3}],
+        "guard": 6.0,
+        "guard_share": 0.75,
+        "members": [
+            {"encoder": "propagation", "epochs": 10, "learning_rate": 1.5e-3},
+            {"encoder": "probes", "epochs": 12, "batch_size": 32, "guarded": True},
+        ],
     },
     "best": {
-        "members": [{"encoder": "statistics", "count": 3, "epochs": 30}],
+        "trees": 1.0,
+        "members": [
+            {
+                "encoder": "statistics", "statistics": "both", "count": 3, "epochs": 20,
+                "dropout": 0.3, "weight_decay": 0.1,
+            },
+            {"encoder": "probes", "epochs": 12, "batch_size": 32, "guarded": True},
+        ],
     },
 }  # fmt: skip
 
@@ -113,6 +125,7 @@ class MemberConfig:
         encoder: one of `ENCODERS`.
         count: models.
         weight: of the mean of their scores in the ensemble, when `combine` is `mean`.
+        guarded: they move the score of the others, but only so far; see `fusion`.
         options: every option of the encoder.
         training: how each is fitted.
     """
@@ -120,6 +133,7 @@ class MemberConfig:
     encoder: str
     count: int = 1
     weight: float = 1.0
+    guarded: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -143,12 +157,14 @@ class MemberConfig:
             raise ConfigError(f"weight is {weight:g}; use a number above 0.")
         return cls(
             encoder=encoder, count=count, weight=weight, options=options,
+            guarded=checked.get("guarded", False),
             training=TrainingConfig(**training),
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """Flat, as `parse` takes it."""
-        own = {"encoder": self.encoder, "count": self.count, "weight": self.weight}
+        own: dict[str, Any] = {"encoder": self.encoder, "count": self.count}
+        own |= {"weight": self.weight, "guarded": self.guarded}
         return own | dict(self.options) | self.training.describe()
 
 
@@ -163,10 +179,15 @@ class SneConfig:
         target_kind: `bounded` targets lie in [0, 1] and are predicted as logits, `free` ones are standardised; `auto`
             takes targets that all lie in [0, 1] for bounded.
         logit_clip: bounded targets are kept this far from 0 and 1.
+        trees: weight of gradient boosting on rich statistics among the members; 0 has none.
+        guard, guard_share: how far guarded members move the score, and by which share of the difference; see `fusion`.
     """
 
     members: tuple[MemberConfig, ...]
     combine: str = "mean"
+    trees: float = 0.0
+    guard: float = 4.0
+    guard_share: float = 0.5
     target_kind: str = "auto"
     logit_clip: float = 0.005
 
@@ -191,6 +212,10 @@ class SneConfig:
         if not 0 < settings.get("logit_clip", 0.1) < 0.5:
             raise ConfigError("logit_clip lies between 0 and 0.5.")
         parsed = [MemberConfig.parse(member) for member in _with_shared(members, given, [*own])]
+        if all(member.guarded for member in parsed):
+            raise ConfigError("Every member is guarded; leave one that they are guarded by.")
+        if settings.get("guard_share", 0) > 1:
+            raise ConfigError(f"guard_share is {settings['guard_share']:g}; use 0 to 1.")
         return cls(members=tuple(parsed), **settings)
 
     def describe(self) -> dict[str, Any]:
@@ -220,7 +245,7 @@ def _with_shared(
 
 
 def _member_defaults(encoder: object) -> dict[str, Any]:
-    own: dict[str, Any] = {"encoder": "", "count": 1, "weight": 1.0}
+    own: dict[str, Any] = {"encoder": "", "count": 1, "weight": 1.0, "guarded": False}
     training = {f.name: f.default for f in fields(TrainingConfig)}
     return own | encoder_options(encoder) | training
 

@@ -1,22 +1,25 @@
 """The predictor `sne`: an ensemble of encoders with their heads.
 
-Legend for shapes: N networks, B networks of a batch, P values of one network, E models of the ensemble, d size of all
-their embeddings side by side.
+Legend for shapes: N networks, B networks of a batch, P values of one network, E models of the ensemble (trees, where
+there are any, are the last), d size of all embeddings side by side.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from zooplatform.errors import ArtifactError, ConfigError
+from zooplatform.errors import ArtifactError, ConfigError, NotInstalledError
+from zooplatform.fitting import network_batches
 from zooplatform.interfaces import FitReport
 from zooplatform_sne.config import CONFIGS, SneConfig, build_encoder
 from zooplatform_sne.data import Networks, PreparedData, usable_rows
+from zooplatform_sne.fusion import Fusion, stacked_shares
 from zooplatform_sne.losses import TargetScale, kendall_tau
 from zooplatform_sne.state import drop_prefix, read_state, with_prefix, write_state
 from zooplatform_sne.training import Fitted, Head, Job, SneModel, fit_model, scores_of
@@ -30,11 +33,12 @@ if TYPE_CHECKING:
     from zooplatform.fitting import FitData
     from zooplatform.interfaces import NetworkBatch
     from zooplatform_sne.config import MemberConfig
+    from zooplatform_statnn.boosted import AggregateRich
 
 __all__ = ["SnePredictor"]
 
 _FORMAT = 1
-_WEIGHTS, _DESCRIPTION = "models.safetensors", "predictor.json"
+_WEIGHTS, _DESCRIPTION, _TREES = "models.safetensors", "predictor.json", "trees"
 _SLICE_VALUES = 1 << 22  # values of weights that are looked at at once
 _SLICE_ROWS = 1024
 
@@ -49,7 +53,8 @@ class SnePredictor:
         self._scale = TargetScale(bounded=True)
         self._target = ""
         self._models: list[list[SneModel]] = []  # by member
-        self._shares: npt.NDArray[np.float64] = np.zeros(0)  # (E,), 1 in sum
+        self._trees: AggregateRich | None = None
+        self._fusion = Fusion(base=np.ones(1), guarded=np.zeros(1))
         self._device = torch.device("cpu")
 
     # --- fitting ------------------------------------------------------------------------------------------------------
@@ -93,14 +98,36 @@ class SnePredictor:
                 models.append(model)
                 left -= 1
             self._models.append(models)
+        self._trees = None
+        if parsed.trees:
+            self._trees = _trees()
+            kind = "logit" if scale.bounded else "none"
+            self._trees.fit(data, target=target, config={"target_transform": kind}, seed=seed)
+            rows = np.empty(len(data.validation))
+            for indices, batch in network_batches(data.validation):
+                rows[indices] = self._tree_scores(batch).numpy()
+            scores.append(rows[validation.rows])
         stacked = np.stack(scores)
-        wanted = scale.scores(torch.from_numpy(validation.targets)).numpy()
-        if parsed.combine == "stack":
-            self._shares = _stack(stacked, wanted)
-        else:
-            shares = [m.weight / m.count for m in parsed.members for _ in range(m.count)]
-            self._shares = np.array(shares) / sum(shares)
+        self._fusion = self._fused(parsed, stacked, validation)
         return self._report(reports, stacked, train, validation, time.monotonic() - began)
+
+    def _fused(
+        self, config: SneConfig, scores: npt.NDArray[np.float64], validation: Networks
+    ) -> Fusion:
+        """How the scores (E, N) of the validation networks are best joined."""
+        listed = [(m.weight / m.count, m.guarded) for m in config.members for _ in range(m.count)]
+        if config.trees:
+            listed.append((config.trees, False))
+        weights, guards = (np.array(column) for column in zip(*listed, strict=True))
+        base, guarded = np.where(guards, 0, weights), np.where(guards, weights, 0)
+        if config.combine == "stack":
+            wanted = self._scale.scores(torch.from_numpy(validation.targets)).numpy()
+            base[~guards] = stacked_shares(scores[~guards], wanted)
+        return Fusion.fit(base, guarded, scores, share=config.guard_share, guard=config.guard)
+
+    def _tree_scores(self, batch: NetworkBatch) -> torch.Tensor:
+        assert self._trees is not None
+        return self._scale.scores(self._trees.predict(batch))
 
     def _new(self, member: MemberConfig, seed: int) -> SneModel:
         with torch.random.fork_rng(devices=[]):
@@ -129,7 +156,7 @@ class SnePredictor:
         validation: Networks,
         seconds: float,
     ) -> FitReport:
-        joined = self._shares @ scores
+        joined = self._fusion(scores)
         predicted = self._scale.predictions(torch.from_numpy(joined)).numpy()
         metrics = {
             "validation_tau": kendall_tau(joined, validation.targets),
@@ -144,11 +171,13 @@ class SnePredictor:
                 notes.append(
                     f"{networks.left_out} {part} networks left out: NaN or infinite weights."
                 )
-        for (name, fitted), share in zip(reports.items(), self._shares, strict=True):
+        if self._trees is not None:
+            metrics["validation_tau/trees"] = kendall_tau(scores[-1], validation.targets)
+        for at, (name, fitted) in enumerate(reports.items()):
             metrics[f"validation_tau/{name}"] = fitted.tau
             metrics[f"best_epoch/{name}"] = float(fitted.best_epoch)
             metrics[f"seconds/{name}"] = fitted.seconds
-            metrics[f"share/{name}"] = float(share)
+            metrics[f"share/{name}"] = float(self._fusion.base[at] + self._fusion.guarded[at])
             notes += [f"{name}: {note}." for note in fitted.notes]
         return FitReport(metrics=metrics, seconds=seconds, notes=tuple(notes))
 
@@ -160,8 +189,8 @@ class SnePredictor:
 
     def predict(self, batch: NetworkBatch) -> torch.Tensor:
         """(B,) float64; NaN for networks with NaN or infinite weights."""
-        scores = self._ask(batch)[1] @ torch.from_numpy(self._shares)
-        return self._scale.predictions(scores)
+        scores = self._fusion(self._ask(batch)[1].numpy().T)
+        return self._scale.predictions(torch.from_numpy(scores))
 
     @torch.no_grad()
     def _ask(self, batch: NetworkBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +200,8 @@ class SnePredictor:
         models = self._flat()
         dim = sum(model.encoder.dim for model in models)
         embedded = torch.full((len(batch.weights), dim), torch.nan)
-        scores = torch.full((len(batch.weights), len(models)), torch.nan, dtype=torch.float64)
+        columns = len(models) + (self._trees is not None)
+        scores = torch.full((len(batch.weights), columns), torch.nan, dtype=torch.float64)
         size = min(_SLICE_ROWS, max(1, _SLICE_VALUES // max(1, batch.weights.shape[1])))
         for start in range(0, len(batch.weights), size):
             weights = batch.weights[start : start + size]
@@ -182,7 +212,10 @@ class SnePredictor:
             kept = weights if good.all() else weights[good]
             found = list(self._run(batch._replace(weights=kept.to(self._device))))
             embedded[at] = torch.cat([vectors for vectors, _ in found], dim=1).cpu()
-            scores[at] = torch.stack([values for _, values in found], dim=1).double().cpu()
+            values = [values.double().cpu() for _, values in found]
+            if self._trees is not None:
+                values.append(self._tree_scores(batch._replace(weights=kept)))
+            scores[at] = torch.stack(values, dim=1)
         return embedded, scores
 
     def _run(self, batch: NetworkBatch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -203,7 +236,10 @@ class SnePredictor:
     def save(self, folder: Path) -> None:
         if self._config is None:
             raise ConfigError("This predictor is not fitted. Call fit, or load one.")
-        tensors: dict[str, torch.Tensor] = {"shares": torch.from_numpy(self._shares)}
+        tensors = {
+            "base": torch.from_numpy(self._fusion.base),
+            "guarded": torch.from_numpy(self._fusion.guarded),
+        }
         for number, model in enumerate(self._flat()):
             tensors |= with_prefix(str(number), model.state_dict())
         write_state(folder / _WEIGHTS, tensors, {"format": _FORMAT})
@@ -212,7 +248,11 @@ class SnePredictor:
             "target": self._target,
             "scale": self._scale.describe(),
             "config": self._config.describe(),
+            "fusion": {"share": self._fusion.share, "limit": self._fusion.limit},
         }
+        if self._trees is not None:
+            (folder / _TREES).mkdir(exist_ok=True)
+            self._trees.save(folder / _TREES)
         text = json.dumps(described, indent=2, sort_keys=True)
         (folder / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
@@ -228,6 +268,7 @@ class SnePredictor:
             config = SneConfig.parse(described["config"])
             scale = TargetScale.from_description(described["scale"])
             target = str(described["target"])
+            limits = {key: float(described["fusion"][key]) for key in ("share", "limit")}
         except FileNotFoundError:
             raise ArtifactError(f"{path} is missing. Fit the predictor again.") from None
         except ArtifactError:
@@ -245,14 +286,20 @@ class SnePredictor:
                     model.load_state_dict(drop_prefix(str(number), tensors))
                     models[-1].append(model.eval())
                     number += 1
-            shares = tensors["shares"].numpy()
+            fusion = Fusion(
+                base=tensors["base"].numpy(), guarded=tensors["guarded"].numpy(), **limits
+            )
         except (RuntimeError, KeyError) as exc:
             raise ArtifactError(
                 f"{folder / _WEIGHTS} does not fit {path}: {str(exc)[:300]}. It was changed, or written by a version "
                 "with other statistics. Fit the predictor again."
             ) from exc
+        trees = None
+        if config.trees:
+            trees = _trees()
+            trees.load(folder / _TREES)
         self._config, self._scale, self._target = config, scale, target
-        self._models, self._shares = models, shares
+        self._models, self._trees, self._fusion = models, trees, fusion
 
 
 def _seed(seed: int, member: int, number: int) -> int:
@@ -260,19 +307,16 @@ def _seed(seed: int, member: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, member, number]).generate_state(1)[0])
 
 
-def _stack(
-    scores: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """(E,) weights >= 0 of sum 1 for which the weighted scores (E, N) are nearest `wanted` (N,) in squares.
+def _trees() -> AggregateRich:
+    """Gradient boosting on the statistics of layers.
 
-    By exponentiated gradient steps (Kivinen and Warmuth 1997), which stay inside and need no solver.
+    Raises:
+        NotInstalledError: the extra is missing.
     """
-    moments = scores @ scores.T / len(wanted)
-    with_wanted = scores @ wanted / len(wanted)
-    shares = np.full(len(scores), 1 / len(scores))
-    rate = 0.5 / max(float(np.abs(moments).max()), 1e-12)
-    for _ in range(2000):
-        gradient = moments @ shares - with_wanted
-        shares = shares * np.exp(-rate * (gradient - gradient.min()))
-        shares /= shares.sum()
-    return shares
+    if find_spec("lightgbm") is None:
+        raise NotInstalledError(
+            "Predictor 'sne' with trees", ["lightgbm"], "pip install 'zooplatform[boosting]'"
+        )
+    from zooplatform_statnn.boosted import AggregateRich
+
+    return AggregateRich()

@@ -16,7 +16,7 @@ from zooplatform.fitting import FitData, network_batches
 from zooplatform.plugins import load_plugins
 from zooplatform.testing import sample_population
 from zooplatform_sne.losses import kendall_tau
-from zooplatform_sne.predictor import SnePredictor, _stack
+from zooplatform_sne.predictor import SnePredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +136,7 @@ def test_artifacts_that_are_damaged_are_refused(mixed: SnePredictor, tmp_path: P
             SnePredictor().load(tmp_path)
     description.write_text(whole)
     tensors = load_file(weights)
-    del tensors["shares"]
+    del tensors["base"]
     save_file(tensors, weights, metadata={"values": "{}"})
     with pytest.raises(ArtifactError, match=r"models.safetensors does not fit"):
         SnePredictor().load(tmp_path)
@@ -252,20 +252,6 @@ def test_a_transformer_is_read_in_slices(
     torch.testing.assert_close(mixed.predict(batch), whole, atol=1e-5, rtol=0)
 
 
-def test_stacking_finds_the_weights_that_are_best() -> None:
-    draw = np.random.default_rng(0)
-    wanted = draw.standard_normal(500)
-    good = wanted + 0.1 * draw.standard_normal(500)
-    scores = np.stack([draw.standard_normal(500), good, -wanted])
-    shares = _stack(scores, wanted)
-    assert shares.sum() == pytest.approx(1)
-    assert shares.min() >= 0
-    assert shares[1] > 0.95
-    # Two copies of a mixture that no other weights can beat: half of each.
-    halves = np.stack([wanted + scores[0], wanted - scores[0]])
-    assert _stack(halves, wanted) == pytest.approx([0.5, 0.5], abs=1e-3)
-
-
 def test_members_can_be_stacked(digit_parts: Parts, tmp_path: Path) -> None:
     predictor = SnePredictor()
     report = predictor.fit(
@@ -281,3 +267,29 @@ def test_members_can_be_stacked(digit_parts: Parts, tmp_path: Path) -> None:
     loaded = SnePredictor()
     loaded.load(tmp_path)
     np.testing.assert_array_equal(_all(loaded, digit_parts[2]), _all(predictor, digit_parts[2]))
+
+
+def test_guarded_members_and_trees_come_back_the_same(digit_parts: Parts, tmp_path: Path) -> None:
+    probes = {"encoder": "probes", "probes": 4, "side": 8, "dim": 8, "epochs": 2, "guarded": True}
+    config = {"members": [MIXED["members"][0] | {"count": 1}, probes], "trees": 1.0}
+    whole = _fitted(digit_parts, config)
+    whole.save(tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".txt",
+    }
+    loaded = SnePredictor()
+    loaded.load(tmp_path)
+    test = digit_parts[2]
+    np.testing.assert_array_equal(_all(loaded, test), _all(whole, test))
+    # Each part has its say: without it the predictions are others.
+    without_trees = _fitted(digit_parts, config | {"trees": 0.0})
+    without_probes = _fitted(digit_parts, config | {"guard_share": 0.0})
+    for less in (without_trees, without_probes):
+        assert np.abs(_all(less, test) - _all(whole, test)).max() > 1e-4
+
+
+def test_a_guard_needs_something_that_it_guards(digit_parts: Parts) -> None:
+    with pytest.raises(ConfigError, match="Every member is guarded"):
+        _fitted(digit_parts, {"members": [{"encoder": "probes", "guarded": True}]})
