@@ -1,6 +1,6 @@
-"""The platform's main job on a small real zoo: questions in SQL, a network out, its accuracy checked.
+"""The platform's main job on a small real zoo: questions in SQL, a network out, its accuracy checked and predicted.
 
-The zoo comes built with the package, so that the demo needs neither network nor training.
+The zoo comes built with the package, a fitted predictor in it, so that the demo needs neither network nor training.
 """
 
 from __future__ import annotations
@@ -23,11 +23,21 @@ if TYPE_CHECKING:
     from zooplatform.catalog import Catalog
     from zooplatform.plugins import Registry
 
-__all__ = ["DEFAULT_FOLDER", "ZOO", "DemoStep", "run_demo"]
+__all__ = [
+    "DEFAULT_FOLDER",
+    "PREDICTOR",
+    "SPLIT",
+    "SUSPECTS",
+    "ZOO",
+    "DemoStep",
+    "run_demo",
+]
 
 DEFAULT_FOLDER = "zoo-demo"
 ZOO = "digits"
 IMAGES = "test_images.npz"
+SPLIT = "digits"
+PREDICTOR = "digits-sne"
 
 _QUESTIONS = (
     (
@@ -71,6 +81,33 @@ _BEST = f"""\
 select checkpoint_id, test_accuracy from wide where zoo_id = '{ZOO}'
 order by test_accuracy desc, checkpoint_id limit 1"""
 
+_COMPARED = f"""\
+select model, epoch, round(test_accuracy, 4) as measured,
+    round(sne_accuracy(checkpoint_id), 4) as predicted, round(predicted - measured, 4) as difference
+from wide
+where epoch = 20 and model_id in (select model_id from splits where name = '{SPLIT}' and role = 'test')
+order by measured desc, model"""
+
+SUSPECTS = """\
+select model, epoch, round(test_accuracy, 4) as declared,
+    round(sne_accuracy(checkpoint_id), 4) as predicted,
+    round(abs(test_accuracy - sne_accuracy(checkpoint_id)), 4) as difference, checkpoint_id
+from wide
+where test_accuracy is not null
+order by difference desc, checkpoint_id limit 5"""
+
+# By what is predicted and not by what is declared, so that a demo that was interrupted between the
+# wrong label and its correction picks the same two networks when it is run again.
+_EXTREMES = f"""\
+select checkpoint_id, model, epoch, test_accuracy, sne_accuracy(checkpoint_id) as predicted
+from wide
+where model_id in (select model_id from splits where name = '{SPLIT}' and role = 'test')
+order by predicted desc, checkpoint_id"""
+
+_DECLARED = """\
+select * exclude (commit_id) from metrics
+where checkpoint_id = ? and name = 'test_accuracy' and origin <> 'predicted'"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoStep:
@@ -95,7 +132,8 @@ def run_demo(
 
     Raises:
         ConfigError: `folder` holds something else, or the package came without its zoo.
-        IntegrityError: the rebuilt network is not as accurate as the catalog says.
+        IntegrityError: the rebuilt network is not as accurate as the catalog says, or the entry with
+            the wrong accuracy is not found.
     """
     from zooplatform.catalog import open_catalog
 
@@ -114,6 +152,8 @@ def run_demo(
                 name=f"question-{number}", title=title, how=query, result=catalog.sql(query)
             )
         yield from _rebuild(catalog, folder)
+        yield from _predict(catalog)
+        yield from _find_wrong_label(catalog)
 
 
 def _unpacked(folder: Path) -> Path:
@@ -189,3 +229,89 @@ network.load_state_dict(safetensors.torch.load_file("{exported}"))""",
             "equal": True,
         },
     )
+
+
+def _predict(catalog: Catalog) -> Iterator[DemoStep]:
+    """Ask the stored predictor about the networks that it was kept from."""
+    from zooplatform.evaluation.predictions import evaluate
+
+    found = evaluate(catalog, PREDICTOR, split=SPLIT)
+    scores = found.scores
+    yield DemoStep(
+        name="predict",
+        title="Predict the accuracy of networks that the predictor never saw, from their weights alone",
+        how=f"zoo predictor evaluate {PREDICTOR} --split {SPLIT} -c {catalog.path}",
+        result={
+            "num_networks": scores.num_models,
+            "num_checkpoints": scores.n,
+            "num_seen_in_fit": found.num_seen,
+            "kendall_tau": scores.kendall_tau,
+            "kendall_tau_low": scores.kendall_tau_ci[0],
+            "kendall_tau_high": scores.kendall_tau_ci[1],
+            "mean_absolute_error": scores.mae,
+        },
+    )
+    yield DemoStep(
+        name="compare",
+        title="Compare what was predicted with what was measured after the last epoch",
+        how=_COMPARED,
+        result=catalog.sql(_COMPARED),
+    )
+
+
+def _find_wrong_label(catalog: Catalog) -> Iterator[DemoStep]:
+    """Give a good network the accuracy of a worse one, find it with one query, measure it and put it right."""
+    ranked = catalog.sql(_EXTREMES).to_pylist()
+    good, bad = ranked[0], ranked[-1]
+    wronged = good["checkpoint_id"]
+    wrong = _declare(catalog, wronged, bad["test_accuracy"])
+    yield DemoStep(
+        name="mislabel",
+        title="Declare a wrong accuracy: a good network gets the one of a worse network",
+        how='catalog.commit("a wrong accuracy", {"metrics": [row]}, replaces=["metrics"])',
+        result={
+            "model": good["model"],
+            "epoch": good["epoch"],
+            "copied_from": f"{bad['model']}, epoch {bad['epoch']:g}",
+            "declared_accuracy": wrong,
+        },
+    )
+    suspects = catalog.sql(SUSPECTS)
+    first = suspects.to_pylist()[0]
+    if first["checkpoint_id"] != wronged:
+        raise IntegrityError(
+            f"Checkpoint {wronged} was given a wrong accuracy, but {first['checkpoint_id']} comes "
+            f"first among the suspicious ones. Remove {catalog.path.parent} and run the demo again."
+        )
+    yield DemoStep(
+        name="suspects",
+        title="Find suspicious metadata: predicted against declared accuracy, largest difference first",
+        how=SUSPECTS,
+        result=suspects,
+    )
+    measured, _ = _accuracy(catalog.build(wronged), catalog.path / IMAGES)
+    _declare(catalog, wronged, measured)
+    yield DemoStep(
+        name="correct",
+        title="Measure the first of them again and correct the catalog",
+        how=f'zooplatform.open_catalog("{catalog.path}").build("{wronged}")',
+        result={
+            "checkpoint_id": wronged,
+            "declared_accuracy": wrong,
+            "predicted_accuracy": first["predicted"],
+            "measured_accuracy": measured,
+        },
+    )
+
+
+def _declare(catalog: Catalog, checkpoint_id: str, accuracy: float) -> float:
+    """Replace the declared test accuracy of a checkpoint; gives what the catalog then says."""
+    (row,) = catalog.sql(_DECLARED, [checkpoint_id]).to_pylist()
+    catalog.commit(
+        f"test accuracy of {checkpoint_id}",
+        {"metrics": [row | {"value": accuracy}]},
+        replaces=["metrics"],
+    )
+    (stored,) = catalog.sql(_DECLARED, [checkpoint_id]).to_pylist()
+    value: float = stored["value"]
+    return value

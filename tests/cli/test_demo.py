@@ -7,10 +7,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from zooplatform.catalog import open_catalog
-from zooplatform.demo import IMAGES, ZOO, run_demo
+from zooplatform.demo import IMAGES, PREDICTOR, SPLIT, SUSPECTS, ZOO, run_demo
 from zooplatform.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 def test_it_shows_every_step(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, process = done
     assert process.returncode == 0, process.stderr
-    for number in range(1, 7):
+    for number in range(1, 12):
         assert f"\n{number}. " in process.stdout
     assert f"Everything is in {folder}. Try next:" in process.stderr
 
@@ -80,9 +81,14 @@ def test_json_twice_in_one_folder(cli: Cli, tmp_path: Path) -> None:
         "question-3",
         "export",
         "evaluate",
+        "predict",
+        "compare",
+        "mislabel",
+        "suspects",
+        "correct",
     ]
     assert all(step["result"] for step in steps)
-    measured = steps[-1]["result"]
+    (measured,) = [step["result"] for step in steps if step["step"] == "evaluate"]
     assert measured["measured_accuracy"] == measured["stored_accuracy"]
     assert measured["num_images"] >= 100
     assert 0.5 < measured["measured_accuracy"] <= 1
@@ -98,8 +104,6 @@ def test_no_answer_depends_on_the_order_of_equal_rows(tmp_path: Path) -> None:
 
 def test_the_accuracy_is_measured_and_not_repeated(tmp_path: Path) -> None:
     """With other images the demo must fail, or it would not show anything."""
-    import numpy as np
-
     for step in run_demo(tmp_path / "d"):
         if step.name == "open":
             break
@@ -109,6 +113,158 @@ def test_the_accuracy_is_measured_and_not_repeated(tmp_path: Path) -> None:
     np.savez(path, **changed)
     with pytest.raises(IntegrityError, match=r"classifies 0\.\d+ of the test images, but"):
         list(run_demo(tmp_path / "d"))
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def declared(folder: Path) -> list[dict[str, Any]]:
+    """What the demo's catalog says was measured."""
+    with open_catalog(folder) as catalog:
+        return catalog.sql(
+            "select * exclude (commit_id) from metrics where origin <> 'predicted' order by all"
+        ).to_pylist()
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return {
+        step.name: step.result if isinstance(step.result, dict) else step.result.to_pylist()
+        for step in run_demo(folder)
+    }
+
+
+def test_the_figures_are_those_of_the_networks_kept_from_the_predictor(tmp_path: Path) -> None:
+    found = results(tmp_path / "d")["predict"]
+    with open_catalog(tmp_path / "d" / ZOO) as catalog:
+        rows = catalog.sql(
+            "select distinct w.model_id, checkpoint_id, test_accuracy as y, "
+            "zoo_predict(?, checkpoint_id) as said from wide w join splits using (checkpoint_id) "
+            "where splits.name = ? and role = 'test'",
+            [PREDICTOR, SPLIT],
+        ).to_pydict()
+        fitted = catalog.sql(
+            "select json_extract_string(data, '$.train.models')::int as n from artifacts"
+        )
+        roles = catalog.sql(
+            "select role, count(distinct model_id) as n from splits where name = ? group by role",
+            [SPLIT],
+        ).to_pylist()
+        torn = catalog.sql(
+            "select h.value from splits join hyperparameters h using (model_id) "
+            "where h.key = 'stack' group by h.value having count(distinct role) > 1"
+        )
+    y, said = np.array(rows["y"]), np.array(rows["said"])
+    pairs = np.triu_indices(len(y), 1)
+    signs = [np.sign(v[:, None] - v[None, :])[pairs] for v in (y, said)]
+    tau = (signs[0] * signs[1]).sum() / np.sqrt(np.prod([np.abs(s).sum() for s in signs]))
+    assert found["kendall_tau"] == pytest.approx(tau)
+    assert found["mean_absolute_error"] == pytest.approx(np.abs(y - said).mean())
+    assert found["num_checkpoints"] == len(y)
+    assert found["num_networks"] == len(set(rows["model_id"]))
+    assert found["num_seen_in_fit"] == 0
+    assert fitted.to_pylist()[0]["n"] == {r["role"]: r["n"] for r in roles}["train"]
+    assert torn.num_rows == 0
+    # Better than chance and than the mean, by a margin that no change of platform eats up.
+    assert found["kendall_tau"] > 0.6
+    assert found["mean_absolute_error"] < 0.5 * np.abs(y - np.median(y)).mean()
+
+
+def test_the_wrong_label_is_found_and_put_right(tmp_path: Path) -> None:
+    found = results(tmp_path / "d")
+    first, second, *_ = found["suspects"]
+    wrong = found["mislabel"]["declared_accuracy"]
+    assert (first["model"], first["epoch"]) == (
+        found["mislabel"]["model"],
+        found["mislabel"]["epoch"],
+    )
+    assert first["declared"] == round(wrong, 4)
+    assert first["difference"] > second["difference"]
+    # What was measured is what the network was said to do before it was mislabelled.
+    built = declared(tmp_path / "d" / ZOO)
+    (before,) = [row for row in found["compare"] if row["model"] == first["model"]]
+    assert round(found["correct"]["measured_accuracy"], 4) == before["measured"]
+    assert before["measured"] - wrong > 0.3
+    (row,) = [
+        r
+        for r in built
+        if r["checkpoint_id"] == first["checkpoint_id"] and r["name"] == "test_accuracy"
+    ]
+    assert row["value"] == found["correct"]["measured_accuracy"]
+
+
+def test_nothing_stays_wrong(tmp_path: Path, checkout: Path) -> None:
+    """Not even after a demo that was interrupted while the label was wrong."""
+    folder = tmp_path / "d"
+    for step in run_demo(folder):
+        if step.name == "mislabel":
+            break
+    right = declared(checkout / "catalogs" / ZOO)
+    assert declared(folder / ZOO) != right
+    results(folder)
+    assert declared(folder / ZOO) == right
+
+
+def test_it_fails_when_another_entry_is_more_suspicious(tmp_path: Path) -> None:
+    """The order of the suspects is asked of the catalog and not taken for granted."""
+    folder = tmp_path / "d"
+    other = results(folder)["compare"][1]
+    with open_catalog(folder / ZOO) as catalog:
+        (row,) = catalog.sql(
+            "select m.* exclude (commit_id) from metrics m join wide w using (checkpoint_id) "
+            "where w.model = ? and w.epoch = 20 and m.name = 'test_accuracy' "
+            "and origin <> 'predicted'",
+            [other["model"]],
+        ).to_pylist()
+        catalog.commit("none right", {"metrics": [row | {"value": 0.0}]}, replaces=["metrics"])
+    with pytest.raises(IntegrityError, match=f"but {row['checkpoint_id']} comes first among"):
+        results(folder)
+
+
+def test_a_useless_network_that_claims_to_be_good_is_found(tmp_path: Path) -> None:
+    """The other direction: accuracy copied from the best network to the worst."""
+    for step in run_demo(tmp_path / "d"):
+        if step.name == "open":
+            break
+    with open_catalog(tmp_path / "d" / ZOO) as catalog:
+        rows = catalog.sql(
+            "select m.* exclude (commit_id) from metrics m join wide using (checkpoint_id) "
+            "where epoch = 20 and m.name = 'test_accuracy' and origin <> 'predicted' "
+            "order by m.value"
+        ).to_pylist()
+        wrong = rows[0] | {"value": rows[-1]["value"]}
+        catalog.commit("a copied label", {"metrics": [wrong]}, replaces=["metrics"])
+        first, second, *_ = catalog.sql(SUSPECTS).to_pylist()
+    assert first["checkpoint_id"] == rows[0]["checkpoint_id"]
+    assert first["difference"] > 0.5 > second["difference"]
+
+
+_WITHOUT_EXTRAS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"lightgbm", "sklearn", "scipy", "matplotlib", "pandas"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from zooplatform.cli import main
+main()
+"""
+
+
+def test_it_needs_no_extra(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRAS, "demo", "--output", str(tmp_path / "d"), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[-1]["step"] == "correct"
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_with_other_things_is_left_alone(cli: Cli, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from safetensors.torch import save_file
 
 from zooplatform.catalog import open_catalog
 from zooplatform.cli import main
-from zooplatform.testing import sample_population
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,16 +33,17 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A catalog in which every question of the README has an answer."""
+    """The built catalog, and two networks that share tensors: every question has an answer."""
     folder = tmp_path_factory.mktemp("readme")
+    checkout = Path(__file__).resolve().parents[2]
+    shutil.copytree(checkout / "catalogs" / "digits", folder / "catalog")
     shared = torch.randn(4, 4)
     for name in ("one", "two"):
         save_file(
             {"fc1.weight": shared.bfloat16(), "fc2.weight": torch.randn(2, 4).bfloat16()},
             folder / f"{name}.safetensors",
         )
-    with open_catalog(folder / "catalog", create=True) as catalog:
-        catalog.append(sample_population("mlp"), zoo="digits")
+    with open_catalog(folder / "catalog") as catalog:
         for name in ("one", "two"):
             catalog.ingest(folder / f"{name}.safetensors")
         models = catalog.sql("select * exclude (commit_id) from models where name like '%one%'")
@@ -63,6 +64,51 @@ def test_there_are_questions() -> None:
 def test_every_question_has_an_answer(question: str, path: Path) -> None:
     with open_catalog(path) as catalog:
         assert catalog.sql(question).num_rows > 0
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_a_wrong_label_is_the_first_suspect(path: Path, tmp_path: Path) -> None:
+    """The question about suspicious metadata, asked of the built catalog with one entry changed."""
+    (question,) = re.findall(r"^```sql\n(.*?)^```$", section("Predict"), re.MULTILINE | re.DOTALL)
+    shutil.copytree(path, tmp_path / "catalog")
+    with open_catalog(tmp_path / "catalog") as catalog:
+        rows = catalog.sql(
+            "select m.* exclude (commit_id), w.model from metrics m join wide w using (checkpoint_id) "
+            "where w.epoch = 20 and m.name = 'test_accuracy' and origin <> 'predicted' "
+            "order by m.value desc"
+        ).to_pylist()
+        names = [row.pop("model") for row in rows]
+        # Not the best one, which a predictor knows best, but one from the middle.
+        at = len(rows) // 2
+        before = catalog.sql(question).to_pylist()[0]["model"]
+        wrong = rows[at] | {"value": rows[-1]["value"]}
+        catalog.commit("a copied label", {"metrics": [wrong]}, replaces=["metrics"])
+        first = catalog.sql(question).to_pylist()[0]
+    assert (first["model"], first["epoch"]) == (names[at], 20)
+    assert first["declared"] == rows[-1]["value"]
+    assert before != names[at]
+
+
+def test_the_commands_that_predict_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Result]
+) -> None:
+    (tmp_path / "zoo-demo").mkdir()
+    shutil.copytree(path, tmp_path / "zoo-demo" / "digits")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```console\n(.*?)^```$", section("Predict"), re.MULTILINE | re.DOTALL)
+    done = {}
+    for line in block.splitlines():
+        _, *words = shlex.split(line)
+        result = cli(*words, "--json")
+        assert result.exit_code == 0, result.stderr
+        done[words[1]] = json.loads(result.stdout)
+    assert done["fit"]["name"] == "mine"
+    assert done["evaluate"]["num_seen_in_fit"] == 0
+    assert len(done["predict"]) == 48
+    assert {made["name"] for made in done["ls"]} == {"mine", "digits-sne"}
 
 
 def test_the_python_example_runs(

@@ -10,7 +10,7 @@ import click
 from zooplatform.cli._options import json_option, note_options
 from zooplatform.cli._output import out
 from zooplatform.cli._session import get_session
-from zooplatform.demo import DEFAULT_FOLDER, ZOO, run_demo
+from zooplatform.demo import DEFAULT_FOLDER, PREDICTOR, ZOO, run_demo
 
 if TYPE_CHECKING:
     from zooplatform.demo import DemoStep
@@ -33,7 +33,8 @@ def demo(output: Path, as_json: bool) -> None:
     """Do the main job, end to end and offline.
 
     Opens a small real zoo that comes with the package, asks it three questions in SQL, exports a
-    network, builds it again from the file and measures it on real images.
+    network, builds it again from the file and measures it on real images. Then a stored predictor
+    tells the accuracy of networks that it never saw, and finds the one whose entry is wrong.
 
     \b
     zoo demo
@@ -53,6 +54,7 @@ def demo(output: Path, as_json: bool) -> None:
     for command in (
         f"zoo ls models -c {catalog}",
         f'zoo query "from wide order by test_accuracy desc limit 5" -c {catalog}',
+        f"zoo predictor embed {PREDICTOR} -c {catalog}",
         "zoo ingest PATH-OF-YOUR-OWN.safetensors && zoo ls checkpoints",
     ):
         out.note(f"  {command}")
