@@ -268,7 +268,11 @@ def _find_wrong_label(catalog: Catalog) -> Iterator[DemoStep]:
     yield DemoStep(
         name="mislabel",
         title="Declare a wrong accuracy: a good network gets the one of a worse network",
-        how='catalog.commit("a wrong accuracy", {"metrics": [row]}, replaces=["metrics"])',
+        how=f"""\
+(row,) = catalog.sql("select * exclude (commit_id) from metrics where checkpoint_id = '{wronged}'"
+    " and name = 'test_accuracy' and origin <> 'predicted'").to_pylist()
+row["value"] = {wrong:.6f}
+catalog.commit("a wrong accuracy", {{"metrics": [row]}}, replaces=["metrics"])""",
         result={
             "model": good["model"],
             "epoch": good["epoch"],
