@@ -10,12 +10,12 @@ import pytest
 
 from zooplatform.artifacts import find_artifact, load_artifact
 from zooplatform.catalog import open_catalog
-from zooplatform.evaluation.predictions import predict
+from zooplatform.evaluation.predictions import predict, queried_ids, store_predictions
 from zooplatform.evaluation.stored_fits import fit_predictor
 from zooplatform.testing import sample_population
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from click.testing import Result
@@ -136,6 +136,31 @@ def test_predictions_come_in_the_order_of_the_query_and_are_kept(
         ).to_pylist()
     assert kept == rows
     assert sorted(in_sql, key=lambda r: r["checkpoint_id"], reverse=True) == rows
+
+
+def test_two_writers_of_the_same_predictions_leave_each_once(
+    zoo: str, fitted: dict[str, Any]
+) -> None:
+    """The second looks, the first commits, the second commits."""
+
+    class Late(list[str]):
+        """Ids that the first writer stores predictions for at the moment that the second reads them."""
+
+        def __iter__(self) -> Iterator[str]:
+            with open_catalog(zoo) as first:
+                assert store_predictions(first, artifact, list(self[:]), values) == 80
+            return super().__iter__()
+
+    with open_catalog(zoo) as second:
+        artifact = find_artifact(second, "lin")
+        ids = queried_ids(second, ALL)
+        values = predict(second, load_artifact(second, artifact), ids)
+        assert store_predictions(second, artifact, Late(ids), values) == 80
+        kept = second.sql("select checkpoint_id, value from metrics where origin = 'predicted'")
+        assert dict(zip(*kept.to_pydict().values(), strict=True)) == dict(
+            zip(ids, values, strict=True)
+        )
+        assert kept.num_rows == 80
 
 
 def test_embeddings_are_stored_once(zoo: str, cli: Cli, fitted: dict[str, Any]) -> None:

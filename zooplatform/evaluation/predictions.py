@@ -121,6 +121,7 @@ def store_predictions(
     They lie where `zoo_predict` looks for them (`prediction_key`), and `wide` shows them as `predicted_<target>`.
     """
     key = prediction_key(artifact)
+    base = catalog.snapshot()  # whoever stores the same ones from here on is superseded
     known = catalog.sql(
         "select checkpoint_id from metrics where origin = 'predicted' "
         "and dataset = ? and split = ? and name = ?",
@@ -134,7 +135,8 @@ def store_predictions(
         if i not in there
     ]
     if rows:
-        catalog.commit(f"{len(rows)} predictions of {artifact.name}", {"metrics": rows})
+        message = f"{len(rows)} predictions of {artifact.name}"
+        catalog.commit(message, {"metrics": rows}, base=base)
     return len(rows)
 
 
