@@ -100,6 +100,23 @@ def test_a_damaged_file_is_named(catalog: Catalog) -> None:
     load_artifact(catalog, made)
 
 
+def test_a_check_finds_what_is_damaged(catalog: Catalog) -> None:
+    store(catalog, "other")
+    made = store(catalog)
+    file = catalog.path / made.path / "tokenizer.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"5", b"6", 1))  # of the same size
+    assert catalog.check() == []
+    (found,) = catalog.check(deep=True)
+    assert (found.kind, found.subject, found.severity) == ("artifact", made.path, "error")
+    assert "tokenizer.json is not what was stored. Restore" in found.message
+    file.write_bytes(whole + b" ")
+    assert [problem.subject for problem in catalog.check(lint=True)] == [made.path]
+    (catalog.path / made.path / "artifact.json").unlink()
+    (found,) = catalog.check()
+    assert "artifact.json is missing" in found.message
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zooplatform.catalog.checking import Problem, check
+from zooplatform.catalog.checking import Problem, check, check_artifacts
 from zooplatform.catalog.commits import ConflictError, Guard, Rows, Snapshot, Tables
 from zooplatform.catalog.compaction import compact
 from zooplatform.catalog.export import export_checkpoint
@@ -484,6 +484,8 @@ class Catalog:
                 are `zooplatform.linting.Finding`s, of severity `warning` or `note`.
         """
         problems = check(self._local(), deep=deep)
+        if not any(problem.kind in ("log", "table") for problem in problems):
+            problems += check_artifacts(self, deep=deep)
         if lint and not problems:
             from zooplatform.linting import lint as run_lint
 

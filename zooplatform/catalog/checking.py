@@ -12,17 +12,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from zooplatform.errors import IntegrityError
+from zooplatform.errors import ArtifactError, IntegrityError
 from zooplatform.schema import table_names, table_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zooplatform.catalog.catalog import Catalog
     from zooplatform.catalog.commits import Tables
     from zooplatform.catalog.snapshot import Snapshot
     from zooplatform.catalog.tables import TableFile
 
-__all__ = ["Problem", "Severity", "check"]
+__all__ = ["Problem", "Severity", "check", "check_artifacts"]
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 
@@ -150,6 +151,26 @@ def file_hash(path: Path) -> str:
             hasher.update(block)
     return hasher.hexdigest()
 
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def check_artifacts(catalog: Catalog, *, deep: bool) -> Iterator[Problem]:
+    """What is missing or changed of the fitted methods; with `deep` every byte is compared with its hash."""
+    from zooplatform.artifacts import check_files, list_artifacts
+
+    for artifact in list_artifacts(catalog):
+        try:
+            check_files(catalog, artifact, deep=deep)
+        except ArtifactError as exc:
+            yield Problem("artifact", artifact.path, str(exc))
+        except OSError as exc:
+            yield Problem(
+                "artifact", artifact.path, f"it cannot be read ({exc.strerror}). {_RESTORE}"
+            )
+
+
+# --- references ------------------------------------------------------------------------------------------------------
 
 _REFERENCES = (
     ("models", "architecture_id", "architectures", "architecture_id"),
