@@ -10,13 +10,12 @@ Legend for shapes: N networks, B networks of a batch, P values of one network.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zooplatform.errors import ConfigError
 from zooplatform.interfaces import NetworkBatch
+from zooplatform.kendall import kendall_tau
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,62 +74,3 @@ def network_batches(
             indices,
             NetworkBatch(weights, layouts[architecture_id], tuple(ids), architecture_id),
         )
-
-
-def kendall_tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Kendall's tau-b of two sequences (N,), ties counted, in O(N log^2 N).
-
-    Returns:
-        -1 to 1; NaN for less than two values, where one sequence is constant, or where a value is NaN.
-
-    Raises:
-        ConfigError: they are of different lengths.
-    """
-    import numpy as np
-
-    a, b = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
-    if len(a) != len(b):
-        raise ConfigError(f"Kendall's tau needs pairs; these are {len(a)} and {len(b)} values.")
-    if len(a) < 2 or np.isnan(a).any() or np.isnan(b).any():
-        return float("nan")
-    # Ranks are exact as integers, ties share one.
-    x, y = (np.unique(values, return_inverse=True)[1].astype(np.int64) for values in (a, b))
-    order = np.lexsort((y, x))
-    x, y = x[order], y[order]
-    pairs = len(x) * (len(x) - 1) // 2
-    tied_x, tied_y = _tied_pairs(x), _tied_pairs(y)
-    if pairs in (tied_x, tied_y):
-        return float("nan")
-    tied_both = _tied_pairs(x * (int(y.max()) + 1) + y)
-    discordant = _inversions(y)
-    concordant = pairs - tied_x - tied_y + tied_both - discordant
-    scale = math.sqrt(pairs - tied_x) * math.sqrt(pairs - tied_y)
-    return max(-1.0, min(1.0, (concordant - discordant) / scale))
-
-
-def _tied_pairs(values: npt.NDArray[np.int64]) -> int:
-    import numpy as np
-
-    counts = np.unique(values, return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())
-
-
-def _inversions(values: npt.NDArray[np.int64]) -> int:
-    """Pairs i < j with values[i] > values[j], counted while halves of blocks of 2, 4, 8, ... are merged."""
-    import numpy as np
-
-    place = np.arange(len(values))
-    current, total, half = values, 0, 1
-    while half < len(values):
-        block = place // (2 * half)
-        right = (place // half) % 2
-        # Stable: of equal values those of the left half come first, and count as no inversion.
-        order = np.lexsort((right, current, block))
-        merged_right = right[order] == 1
-        lefts_so_far = np.cumsum(~merged_right)
-        # Every block that has a right half has a whole left one, so these are the lefts up to its end.
-        lefts_in_all = (block + 1) * half
-        total += int((lefts_in_all - lefts_so_far)[merged_right].sum())
-        current = current[order]
-        half *= 2
-    return total
