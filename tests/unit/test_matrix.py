@@ -27,7 +27,7 @@ from zooplatform.evaluation.render import load_results, page, render
 from zooplatform.evaluation.scores import kendall_tau, mae, paired_difference, r2, tau_draws
 from zooplatform.evaluation.sides import freeze_sides, networks, scored_rows, torn_groups
 from zooplatform.evaluation.state import State, fit_key, pack, unpack
-from zooplatform.evaluation.tuning import Trial, best_trial, trial_configs, written_out
+from zooplatform.evaluation.tuning import Trial, best_trial, trial_configs
 from zooplatform.growing.ranges import derive_seed
 from zooplatform.plugins import load_plugins
 from zooplatform.splits import find_split, split_members
@@ -552,14 +552,15 @@ def test_other_code_is_noticed_and_fitted_again_when_asked(opened: Catalog, tmp_
 # --- tuning ----------------------------------------------------------------------------------------------------------
 
 
-def test_named_configurations_are_written_out() -> None:
-    method = protocol().methods["bent"]
-    named = {"noisy": {"noise": 0.5, "ridge": 1.0}}
-    assert written_out(method, named) == {"noise": 0.5, "ridge": 0.1}
-    with pytest.raises(
-        ConfigError, match=r"no configuration 'noisy'\. Known: nosy\. Did you mean 'nosy'"
-    ):
-        written_out(method, {"nosy": {}})
+def test_named_configurations_are_written_out(opened: Catalog, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    one = [{"kind": "in-distribution", "zoos": ["mlp-a"], "targets": ["test_accuracy"]}]
+    report = run_matrix(opened, protocol(cells=one, seeds=[0]), output, only=["bent"])
+    (fit,) = report.results["fits"]
+    assert fit["config"] == {"noise": 0.5, "ridge": 0.1}  # of `noisy`, but for what is set
+    wrong = protocol(methods={"bent": {"backend": "spread", "config": "nosy"}})
+    with pytest.raises(ConfigError, match=r"methods\.bent: .*no configuration 'nosy'.*'noisy'\?"):
+        run_matrix(opened, wrong, output)
 
 
 def test_trials_depend_on_the_seed_and_the_range_alone() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from zooplatform.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-__all__ = ["configuration"]
+__all__ = ["configuration", "written_out"]
 
 
 def configuration(
@@ -35,17 +36,32 @@ def configuration(
         ConfigError: there is no configuration of this name, the file cannot be read, or a setting is malformed.
     """
     named: Mapping[str, Mapping[str, Any]] = getattr(instance, "CONFIGS", {})
-    table: dict[str, Any] = {}
-    if given is not None and given not in named and _is_file(given):
-        table = _read(Path(given))
-        base = table.pop("base", None)
-        if base is not None:
-            table = {**_named(backend, named, base), **table}
-    elif given is not None:
-        table = _named(backend, named, given)
+    read = given is not None and given not in named and _is_file(given)
+    table = written_out(backend, named, _read(Path(given)) if given and read else given)
     for setting in settings:
         _set(table, setting)
     return table
+
+
+def written_out(
+    backend: str,
+    named: Mapping[str, Mapping[str, Any]],
+    given: str | Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """A configuration with nothing left to names; the caller's to change.
+
+    Args:
+        backend: name of the backend.
+        named: the configurations that it gives names to.
+        given: a name, a table, or a table whose key `base` is a name; None for the backend's own default.
+
+    Raises:
+        ConfigError: there is no configuration of this name.
+    """
+    own: Mapping[str, Any] = given if isinstance(given, Mapping) else {"base": given}
+    table = deepcopy(dict(own))
+    base = table.pop("base", None)
+    return table if base is None else {**_named(backend, named, base), **table}
 
 
 def _is_file(given: str) -> bool:
@@ -53,7 +69,7 @@ def _is_file(given: str) -> bool:
 
 
 def _named(backend: str, named: Mapping[str, Mapping[str, Any]], name: Any) -> dict[str, Any]:
-    if name not in named:
+    if not isinstance(name, str) or name not in named:
         close = difflib.get_close_matches(str(name), named, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(

@@ -20,12 +20,10 @@ import numpy as np
 from zooplatform import __version__
 from zooplatform.errors import ConfigError
 from zooplatform.evaluation.comparison import compare
-from zooplatform.evaluation.execution import run_fits
-from zooplatform.evaluation.fits import FitRequest, code_hash
 from zooplatform.evaluation.plan import make_plan
+from zooplatform.evaluation.running import Run
 from zooplatform.evaluation.sides import freeze_sides, scored_rows, torn_groups
-from zooplatform.evaluation.state import State, fit_key, unpack
-from zooplatform.evaluation.tuning import Trial, best_trial, trial_configs, written_out
+from zooplatform.evaluation.state import FORMAT, State, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,14 +31,12 @@ if TYPE_CHECKING:
 
     from zooplatform.catalog import Catalog
     from zooplatform.evaluation.comparison import TestRows
-    from zooplatform.evaluation.plan import Plan, Task
-    from zooplatform.evaluation.protocols import Method, Protocol
+    from zooplatform.evaluation.protocols import Protocol
     from zooplatform.evaluation.sides import Sides
     from zooplatform.interfaces import Progress
 
-__all__ = ["FORMAT", "MatrixReport", "run_matrix", "state_path"]
+__all__ = ["MatrixReport", "run_matrix", "state_path"]
 
-FORMAT = 1
 _LIBRARIES = ("lightgbm", "numpy", "pyarrow", "scikit-learn", "torch")
 
 
@@ -114,7 +110,7 @@ def run_matrix(
     deadline = float("inf") if max_minutes is None else time.monotonic() + 60 * max_minutes
     plan = make_plan(protocol, only)
     sides = freeze_sides(catalog, protocol, {task for _, task, _ in plan.tests})
-    run = _Run(catalog, protocol, plan, sides, State(state_path(output)), device, refit, progress)
+    run = Run(catalog, protocol, plan, sides, State(state_path(output)), device, refit, progress)
     run.tune(jobs, deadline)
     run.fit(jobs, deadline)
     rows: dict[tuple[str, bool], Any] = {
@@ -152,195 +148,6 @@ def run_matrix(
         changed=tuple(sorted(run.changed)),
         results=results,
     )
-
-
-class _Run:
-    """The fits of one call: which are there, which are to be made.
-
-    Attributes:
-        fits: record of every finished fit by (method, task, seed).
-        tuning: every trial of every tuned method, as the results list them.
-        failed: what failed, and why.
-    """
-
-    def __init__(
-        self,
-        catalog: Catalog,
-        protocol: Protocol,
-        plan: Plan,
-        sides: Sides,
-        state: State,
-        device: str,
-        refit: bool,
-        progress: Progress | None,
-    ) -> None:
-        self._catalog, self._protocol, self._plan, self._sides = catalog, protocol, plan, sides
-        self._state, self._device, self._refit, self._progress = state, device, refit, progress
-        self.fits: dict[tuple[str, Task, int], Mapping[str, Any]] = {}
-        self.tuning: list[dict[str, Any]] = []
-        self.failed: list[tuple[str, str]] = []
-        self.changed: set[str] = set()
-        self.fitted = self.reused = self.missing = 0
-        self._base: dict[str, dict[str, Any]] = {}
-        self._code: dict[str, str] = {}
-        for label in dict.fromkeys(label for label, _, _ in plan.tests):
-            method = protocol.methods[label]
-            backend = type(catalog.registry.predictors.create(method.backend))
-            self._base[label] = written_out(method, getattr(backend, "CONFIGS", {}))
-            self._code[label] = code_hash(backend)
-        self._chosen: dict[tuple[str, Task], dict[str, Any] | None] = {}
-
-    def tune(self, jobs: int, deadline: float) -> None:
-        """Try the configurations of methods with a budget, on validation data alone."""
-        requests: dict[tuple[str, Task], list[FitRequest]] = {}
-        for label, task, _ in self._plan.tests:
-            method = self._protocol.methods[label]
-            if method.trials < 2 or (label, task) in requests:
-                continue
-            seed = self._protocol.seeds[0]
-            configs = trial_configs(method, self._base[label], seed=self._protocol.split.seed)
-            requests[label, task] = [
-                self._request(method, task, seed, config, ()) for config in configs
-            ]
-        every = [request for group in requests.values() for request in group]
-        records = self._all(every, jobs, deadline, "trials")
-        failed = dict(self.failed)
-        for (label, task), group in requests.items():
-            trials, done = [], True
-            for request in group:
-                record = records.get(request.key)
-                if record is None and _says(request) not in failed:
-                    done = False
-                tau = float("nan") if record is None else record["val_kendall_tau"]
-                trials.append(Trial(request.config, tau))
-            if not done or all(np.isnan(trial.val_kendall_tau) for trial in trials):
-                self._chosen[label, task] = None
-                continue
-            best = best_trial(trials)
-            self._chosen[label, task] = dict(best.config)
-            self.tuning.append(
-                {
-                    "method": label,
-                    **task._asdict(),
-                    "chosen": trials.index(best),
-                    "trials": [
-                        {
-                            "config": dict(trial.config),
-                            "val_kendall_tau": None
-                            if np.isnan(trial.val_kendall_tau)
-                            else round(trial.val_kendall_tau, 5),
-                        }
-                        for trial in trials
-                    ],
-                }
-            )
-
-    def fit(self, jobs: int, deadline: float) -> None:
-        """Fit what the cells need."""
-        wanted: dict[tuple[str, Task, int], FitRequest] = {}
-        for (label, task, seed), tests in self._plan.tests.items():
-            config = self._chosen.get((label, task), self._base[label])
-            if config is None:
-                self.missing += 1  # its trials are not finished
-                continue
-            method = self._protocol.methods[label]
-            wanted[label, task, seed] = self._request(method, task, seed, config, tests)
-        records = self._all(list(wanted.values()), jobs, deadline, "fits")
-        for place, request in wanted.items():
-            record = records.get(request.key)
-            if record is None:
-                self.missing += 1
-            else:
-                self.fits[place] = record
-
-    def listed(self) -> list[dict[str, Any]]:
-        """The fits as the results list them: all but the predictions."""
-        return [
-            {
-                "method": label,
-                **{name: value for name, value in record.items() if name not in ("tests", "task")},
-                **task._asdict(),
-                "refused": {
-                    zoo: answer["refused"]
-                    for zoo, answer in record["tests"].items()
-                    if "refused" in answer
-                },
-            }
-            for (label, task, _), record in self.fits.items()
-        ]
-
-    def _request(
-        self,
-        method: Method,
-        task: Task,
-        seed: int,
-        config: Mapping[str, Any],
-        tests: tuple[str, ...],
-    ) -> FitRequest:
-        key = fit_key(
-            format=FORMAT,
-            backend=method.backend,
-            config=config,
-            target=self._protocol.targets[task.target],
-            fraction=task.fraction,
-            train=[self._sides.of(zoo, leaky=task.leaky).split_id for zoo in task.train],
-            seed=seed,
-            max_minutes=method.max_minutes,
-            purpose="fit" if tests else "trial",
-        )
-        return FitRequest(
-            key=key,
-            label=method.label,
-            backend=method.backend,
-            config=config,
-            task=task,
-            seed=seed,
-            tests=tests,
-            max_minutes=method.max_minutes,
-            device=self._device,
-        )
-
-    def _all(
-        self, requests: Sequence[FitRequest], jobs: int, deadline: float, what: str
-    ) -> dict[str, Mapping[str, Any]]:
-        """Records by key: those that are there, and those that are made now."""
-        found: dict[str, Mapping[str, Any]] = {}
-        to_do: dict[str, FitRequest] = {}
-        for request in requests:
-            record = self._state.find(request.key, request.tests)
-            stale = record is not None and record["code"] != self._code[request.label]
-            if record is None or (stale and self._refit):
-                to_do.setdefault(request.key, request)
-                continue
-            found[request.key] = record
-            if stale:
-                self.changed.add(request.label)
-        self.reused += len(found)
-        # Fits on the same networks follow each other, so that a process opens them once.
-        ordered = sorted(
-            to_do.values(), key=lambda r: (r.task.train, r.task.target, r.label, r.seed)
-        )
-        done = len(found)
-        for outcome in run_fits(
-            self._catalog, self._protocol, self._sides, ordered, jobs=jobs, deadline=deadline
-        ):
-            done += 1
-            if outcome.record is None:
-                self.failed.append((_says(outcome.request), outcome.error))
-            else:
-                self._state.add(outcome.record)
-                found[outcome.request.key] = outcome.record
-                self.fitted += 1
-            if self._progress is not None:
-                self._progress(what, done, len(found) + len(to_do))
-        return found
-
-
-def _says(request: FitRequest) -> str:
-    """A fit in words."""
-    task = request.task
-    share = "" if task.fraction == 1 else f" ({task.fraction:g} of the runs)"
-    return f"{request.label} on {', '.join(task.train)}{share}, {task.target}, seed {request.seed}, {request.config}"
 
 
 def _versions() -> dict[str, str]:
@@ -410,7 +217,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _write_predictions(path: Path, run: _Run, rows: TestRows, *, final: bool) -> None:
+def _write_predictions(path: Path, run: Run, rows: TestRows, *, final: bool) -> None:
     """`ids/ZOO/TARGET`, `target/ZOO/TARGET` and `FIT/ZOO` of the networks that are scored."""
     arrays: dict[str, Any] = {}
     for (_, task, _), record in run.fits.items():

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.errors import ConfigError
-from zooplatform.evaluation.matrix import FORMAT
+from zooplatform.evaluation.state import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

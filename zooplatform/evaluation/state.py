@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["State", "fit_key", "pack", "unpack"]
+__all__ = ["FORMAT", "State", "fit_key", "pack", "unpack"]
+
+# Of the state and of the results; it is part of the key of a fit.
+FORMAT = 1
 
 
 def fit_key(**decides: Any) -> str:

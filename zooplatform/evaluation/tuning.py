@@ -1,4 +1,4 @@
-"""Configurations: named ones written out, and random search with one budget for every method.
+"""Random search for configurations, with one budget for every method.
 
 Every method that is tuned gets the same number of trials, each is fitted on the same training networks and judged by
 Kendall's tau on the same validation networks, and every trial is kept in the results.
@@ -6,7 +6,6 @@ Kendall's tau on the same validation networks, and every trial is kept in the re
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from zooplatform.evaluation.protocols import Method
 
-__all__ = ["Trial", "best_trial", "trial_configs", "written_out"]
+__all__ = ["Trial", "best_trial", "trial_configs"]
 
 
 class Trial(NamedTuple):
@@ -26,31 +25,6 @@ class Trial(NamedTuple):
 
     config: Mapping[str, Any]
     val_kendall_tau: float
-
-
-def written_out(method: Method, named: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The configuration of a method with nothing left to names.
-
-    Args:
-        method: whose `config` is a name, a table, or a table whose key `base` is a name.
-        named: the configurations that its backend gives names to.
-
-    Raises:
-        ConfigError: there is no configuration of this name.
-    """
-    given = method.config
-    own: Mapping[str, Any] = {} if isinstance(given, str) else given
-    base = given if isinstance(given, str) else own.get("base")
-    rest = {key: value for key, value in own.items() if key != "base"}
-    if base is None:
-        return rest
-    if base not in named:
-        close = difflib.get_close_matches(str(base), named, n=1)
-        raise ConfigError(
-            f"methods.{method.label}: backend {method.backend!r} has no configuration {base!r}. Known: "
-            f"{', '.join(named) or 'none'}." + (f" Did you mean {close[0]!r}?" if close else "")
-        )
-    return {**named[base], **rest}
 
 
 def trial_configs(
