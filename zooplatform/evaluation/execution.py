@@ -9,6 +9,8 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zooplatform.errors import ZooError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from zooplatform.evaluation.protocols import Protocol
     from zooplatform.evaluation.sides import Sides
 
-__all__ = ["Outcome", "run_fits"]
+__all__ = ["Outcome", "follow_parent", "run_fits"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -133,10 +135,24 @@ def _attempt(worker: Worker, request: FitRequest) -> Outcome:
 _worker: Worker | None = None  # of this process; set by `_open` where processes are begun
 
 
+def follow_parent() -> None:
+    """End this process when the one that began it is no more: a killed command leaves nothing that goes on fitting."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
 def _open(path: Path, protocol: Protocol, sides: Sides) -> None:
     from zooplatform.catalog import open_catalog
 
     global _worker
+    follow_parent()
     _worker = Worker(open_catalog(path), protocol, sides)
 
 
