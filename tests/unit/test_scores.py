@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from zooplatform.errors import ConfigError
+from zooplatform.evaluation.bootstrap import resampled_taus
 from zooplatform.evaluation.scores import (
     group_draws,
     kendall_tau,
@@ -155,3 +156,32 @@ def test_a_cell_of_a_thousand_rows_takes_a_second() -> None:
     start = time.process_time()
     scores(target, prediction, np.arange(1000) // 3, draws=1000)
     assert time.process_time() - start < 3  # 0.3 s on one core; a loop over draws takes longer
+
+
+# --- many predictions at once -----------------------------------------------------------------------------------------
+
+
+def test_many_taus_at_once_are_those_of_one_by_one() -> None:
+    draw = np.random.default_rng(0)
+    runs = draw.permutation(np.repeat(np.arange(40), 3))
+    target = draw.integers(0, 30, 120).astype(float)
+    predictions = np.stack([target + draw.normal(size=120) * s for s in (1, 9)]).round()
+    found = resampled_taus(target, predictions, runs, draws=50, seed=3)
+    for at, prediction in enumerate(predictions):
+        assert found.value[at] == pytest.approx(kendall_tau(target, prediction), abs=1e-12)
+        np.testing.assert_allclose(
+            found.draws[at], tau_draws(target, prediction, runs, 3, 50), atol=1e-12
+        )
+    constant = resampled_taus(target, np.ones((1, 120)), runs, draws=5, seed=0)
+    assert (constant.value == 0).all()
+    assert (constant.draws == 0).all()
+    assert np.isnan(resampled_taus(np.ones(120), predictions, runs, draws=5, seed=0).value).all()
+
+
+def test_blocks_of_pairs_do_not_change_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    runs, target = np.repeat(np.arange(30), [1, 5] * 15), draw.random(90)
+    given = (target, target[None] + draw.normal(size=(2, 90)), runs)
+    whole = resampled_taus(*given, draws=20, seed=0)
+    monkeypatch.setattr("zooplatform.evaluation.bootstrap._PAIRS", 700)
+    np.testing.assert_array_equal(resampled_taus(*given, draws=20, seed=0).draws, whole.draws)
