@@ -130,7 +130,9 @@ def test_damaged_weights_are_not_merged(stored: tuple[Path, str, str]) -> None:
     assert named(path, deep=True) == [("shard", row["path"])]
 
 
-@pytest.mark.parametrize("table", sorted({*table_names()} - {"artifacts", "embeddings", "lineage", "splits"}))
+@pytest.mark.parametrize(
+    "table", sorted({*table_names()} - {"artifacts", "embeddings", "lineage", "splits"})
+)
 def test_a_table_file_that_is_missing_cut_off_or_changed(
     stored: tuple[Path, str, str], table: str
 ) -> None:
