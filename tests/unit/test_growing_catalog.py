@@ -163,7 +163,7 @@ def test_a_killed_process_goes_on_without_a_duplicate(folder: Path, tmp_path: Pa
     """SIGKILL in the middle of training; the second process gives what one process would have."""
     command = [
         *(sys.executable, "-m", "zooplatform", "grow", "grown.toml", "-c", "killed"),
-        *("--set", "runs=24", "--set", "epochs=12", "--set", "keep=[0, 12]"),
+        *("--set", "runs=10", "--set", "epochs=12", "--set", "keep=[0, 12]"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -179,20 +179,20 @@ def test_a_killed_process_goes_on_without_a_duplicate(folder: Path, tmp_path: Pa
     process.stderr.close()
     with open_catalog("killed") as catalog:
         stored = contents(catalog)
-    assert 0 < len(stored) < 48
+    assert 0 < len(stored) < 20
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True)
     report = json.loads(done.stdout)
     assert report["networks_known"] == len(stored) // 2
-    assert report["networks"] == 24 - len(stored) // 2
+    assert report["networks"] == 10 - len(stored) // 2
     with open_catalog("killed") as catalog, open_catalog("whole", create=True) as whole:
         resumed = contents(catalog)
         counts = catalog.sql("select count(*) as n from checkpoints").to_pylist()[0]["n"]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        settings = ["runs=24", "epochs=12", "keep=[0, 12]"]
+        settings = ["runs=10", "epochs=12", "keep=[0, 12]"]
         grow(load_recipe("grown.toml", settings), whole)
         torch.set_num_threads(threads)
-        assert counts == 48
+        assert counts == 20
         assert resumed == contents(whole)
         assert catalog.check() == []
 
