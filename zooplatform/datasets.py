@@ -141,6 +141,28 @@ class WeightDataset(Dataset[Sample]):
             ConfigError: they are of several architectures.
             IntegrityError: a weight file is missing or truncated.
         """
+        rows, group = self._of_one_architecture(indices)
+        return Batch(
+            self._gather[group].take(self._place_of[rows]),
+            torch.from_numpy(self._target_array[rows]),
+            self._id_array[rows].tolist(),
+            self._names[group],
+        )
+
+    def read_aside(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(B, E): the bytes of those tensors of networks of one architecture that are of another dtype than the
+        weights (counters of BatchNorm), in layout order.
+
+        Raises:
+            As `read`.
+        """
+        rows, group = self._of_one_architecture(indices)
+        return self._gather[group].take_aside(self._place_of[rows])
+
+    def _of_one_architecture(
+        self, indices: Sequence[int] | npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], int]:
+        """The indices as an array, and the number of their architecture."""
         rows = np.asarray(indices, np.int64)
         groups = self._group_of[rows]
         if not len(rows) or (groups != groups[0]).any():
@@ -148,12 +170,7 @@ class WeightDataset(Dataset[Sample]):
                 f"A batch is at least one network, and all are of one architecture; these {len(rows)} have "
                 f"{len(np.unique(groups))}. `batches` and `loader` group them."
             )
-        return Batch(
-            self._gather[groups[0]].take(self._place_of[rows]),
-            torch.from_numpy(self._target_array[rows]),
-            self._id_array[rows].tolist(),
-            self._names[groups[0]],
-        )
+        return rows, int(groups[0])
 
     def batches(
         self, batch_size: int, *, seed: int | None = None, epoch: int = 0, drop_last: bool = False

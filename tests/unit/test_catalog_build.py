@@ -96,6 +96,18 @@ def test_a_configuration_can_be_given(catalog: Catalog, network: Any, tmp_path: 
         catalog.build(checkpoint, config={"architecture": "resnet18"})
 
 
+def test_an_activation_can_be_given(catalog: Catalog, tmp_path: Path) -> None:
+    """Of a plain network it is all that the weights do not tell; the error says how to give it."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    torch.save(network.state_dict(), tmp_path / "mlp.pt")
+    (checkpoint,) = catalog.ingest(tmp_path / "mlp.pt").checkpoint_ids
+    with pytest.raises(ArchitectureError, match=r"build\(ID, config=\{'activation': 'relu'\}\)"):
+        catalog.build(checkpoint)
+    built = catalog.build(checkpoint, config={"activation": "tanh"})
+    x = torch.linspace(-1, 1, 6).reshape(2, 3)
+    assert torch.equal(built(x), network(x))
+
+
 def test_a_training_checkpoint_names_its_model(
     catalog: Catalog, network: Any, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from zooplatform.catalog import open_catalog, shards, writer
 from zooplatform.errors import CatalogError, IntegrityError, SchemaError, UnknownIdError
@@ -118,6 +119,71 @@ def test_several_shards_are_one_population(
     population = catalog.population(ids, verify=True)
     assert np.array_equal(population.weights.numpy(), batch.weights)
     assert np.array_equal(population.read(np.arange(8)[::-1]), np.asarray(batch.weights)[::-1])
+    some = [ids[7], ids[0], ids[6]]
+    population = catalog.population(some, verify=True)  # of the first and of the last shard
+    assert np.array_equal(population.weights.numpy(), np.asarray(batch.weights)[[7, 0, 6]])
+    assert population.ids == tuple(some)
+
+
+def test_the_whole_catalog_comes_as_the_shards_hold_it(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_POPULATION_BYTES", 51 * 4 * 3)
+    batch = sample_population()
+    ids = catalog.append(batch, zoo="mlps")
+    whole = dict(zip(ids, np.asarray(batch.weights), strict=True))
+    rows = catalog.sql("select * exclude (commit_id) from checkpoints").to_pylist()
+    catalog.commit("turned round", {"checkpoints": rows[::-1]}, replaces=["checkpoints"])
+    with open_catalog(catalog.path) as opened:
+        population = opened.population(verify=True)
+        places = opened.sql("select checkpoint_id from checkpoints order by shard_id, shard_row")
+    assert list(population.ids) == places.column(0).to_pylist()
+    expected = np.stack([whole[i] for i in population.ids])
+    assert np.array_equal(population.weights.numpy(), expected)
+
+
+def test_files_ingested_one_by_one_are_a_population_too(catalog: Catalog, tmp_path: Path) -> None:
+    """Together with networks that came as one: gathered, in the order that was asked for, bytes aside included."""
+    states = batch_norm_states(5)
+    together = catalog.add_state_dicts(states[:2], records(2), zoo="bn")
+    alone = []
+    for number, state in enumerate(states[2:]):
+        torch.save(state, tmp_path / f"{number}.pt")
+        alone += catalog.ingest(tmp_path / f"{number}.pt").checkpoint_ids
+    wanted = [alone[1], together[1], alone[0], together[0], alone[2]]
+    expected = [states[i] for i in (3, 1, 2, 0, 4)]
+    population = catalog.population(wanted, verify=True)
+    assert list(population.ids) == wanted
+    assert population.weights.shape == (5, population.vector.width)
+    for number, state in enumerate(expected):
+        for found in (population.state_dict(number), catalog.state_dict(wanted[number])):
+            assert list(found) == list(state)
+            assert all(same_bits(found[name], state[name]) for name in state)
+        for name in state:
+            assert same_bits(population.layer(name)[number], state[name])
+        row = population.read(number).view(np.uint32)
+        assert np.array_equal(row, population.weights[number].numpy().view(np.uint32))
+    some = population.read([4, 0]).view(np.uint32)
+    assert np.array_equal(some, population.weights[[4, 0]].numpy().view(np.uint32))
+    assert sorted(catalog.population().ids) == sorted(wanted)
+    only_files = catalog.population(alone)
+    only_files.weights.zero_()
+    assert same_bits(catalog.state_dict(alone[0])["0.weight"], states[2]["0.weight"])
+
+
+def test_what_cannot_be_rows_of_a_matrix_says_why(catalog: Catalog, tmp_path: Path) -> None:
+    save_file({"x": torch.ones(2)}, tmp_path / "header.safetensors")
+    save_file({"x": torch.ones(2).bfloat16()}, tmp_path / "bf16.safetensors")
+    (header,) = catalog.ingest(tmp_path / "header.safetensors", header_only=True).checkpoint_ids
+    (bf16,) = catalog.ingest(tmp_path / "bf16.safetensors").checkpoint_ids
+    with pytest.raises(CatalogError, match=f"{header}: only its header was ingested"):
+        catalog.population([header])
+    with pytest.raises(CatalogError, match=r"these are bfloat16\. Read them with"):
+        catalog.population([bf16])
+    with pytest.raises(CatalogError, match="these 2 checkpoints have 2"):
+        catalog.population([header, bf16])
+    with pytest.raises(CatalogError, match="these 0 checkpoints have 0"):
+        catalog.population([])
 
 
 def test_the_same_rows_again_change_nothing(catalog: Catalog) -> None:

@@ -79,6 +79,7 @@ def mixed(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(3):
         torch.manual_seed(number)
         net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        net[1].num_batches_tracked.fill_(number + 1)
         states.append(net.state_dict())
         row = sample_population().rows[2 * number]
         rows.append(replace(row, model=replace(row.model, key=f"bn {number}")))
@@ -142,6 +143,23 @@ def test_batches_are_fresh_memory(mixed: Catalog) -> None:
     for batch in data.batches(4):
         batch.weights.view(torch.uint8).zero_()
     check(mixed, data, list(data.batches(4)))
+
+
+def test_the_bytes_aside_are_those_of_each_network(mixed: Catalog) -> None:
+    data = mixed.dataset(None, missing="keep")
+    sizes = set()
+    for indices in data.order(2):
+        aside = data.read_aside(indices)
+        for at, row in zip(indices.tolist(), aside, strict=True):
+            state = mixed.state_dict(data.ids[at])
+            main = data.architectures[data.architecture_ids[at]].dtype
+            beside = [t for t in state.values() if str(t.dtype) != f"torch.{main}"]
+            assert row.tobytes() == b"".join(t.numpy().tobytes() for t in beside)
+        sizes.add(aside.shape[1])
+    assert 0 in sizes
+    assert max(sizes) > 0
+    with pytest.raises(ConfigError, match="all are of one architecture"):
+        data.read_aside(range(len(data)))
 
 
 def test_order_depends_on_seed_epoch_and_content_alone(mixed: Catalog, tmp_path: Path) -> None:
@@ -339,6 +357,36 @@ def test_a_shard_that_went_away_is_named(catalog: Catalog) -> None:
     shard.unlink()
     with pytest.raises(IntegrityError, match=shard.name):
         data.read([0])
+
+
+@pytest.mark.parametrize("row", [10**9, -1])
+def test_a_row_that_its_shard_does_not_have_is_refused(catalog: Catalog, row: int) -> None:
+    """Rows are read by address: one too many would be somebody else's memory, or the end of the process."""
+    catalog.append(sample_population(), zoo="mlps")
+    data = catalog.dataset()
+    (gatherer,) = data._gather
+    gatherer._row_of[1] = row
+    for batch in ([0], [1]):
+        with pytest.raises(
+            IntegrityError, match=rf"\.arrow: a checkpoint is said to be row {row} "
+        ):
+            data.read(batch)
+
+
+def test_rows_of_several_shards_in_any_order(catalog: Catalog) -> None:
+    """Shards of their own files, read in one gather: repeated, backwards, across all of them."""
+    for seed in range(5):
+        catalog.append(sample_population("mlp", num_models=3, seed=seed), zoo=f"zoo-{seed}")
+    data = catalog.dataset()
+    (gatherer,) = data._gather
+    assert len(gatherer._matrices) == 5
+    order = [*range(len(data) - 1, -1, -1), 0, 0, len(data) - 1]
+    batch = data.read(order)
+    assert batch.ids == [data.ids[at] for at in order]
+    for at, checkpoint in enumerate(batch.ids):
+        assert same(batch.weights[at], flat(catalog, checkpoint))
+    batch.weights.fill_(0)  # fresh memory: nothing of it reaches the shards
+    assert same(data.read([0]).weights[0], flat(catalog, data.ids[0]))
 
 
 @pytest.mark.shared_data

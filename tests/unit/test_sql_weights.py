@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from zooplatform.catalog.loose_weights import MAX_LOOSE_VALUES
 from zooplatform.catalog.weight_views import PIECE_VALUES, decode_float32
 from zooplatform.errors import IntegrityError
 from zooplatform.interfaces import (
@@ -223,6 +224,40 @@ def test_large_tensors_come_in_pieces(dtype: torch.dtype, catalog: Catalog) -> N
     assert parts["n"].to_pylist() == [1]
     last = catalog.sql("SELECT values FROM tensor_values WHERE part = 2")["values"].to_pylist()
     assert np.array_equal(np.float32(last[0]), tensor[-7:].float().numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_files_ingested_one_by_one_are_lists_too(dtype: torch.dtype, catalog: Catalog) -> None:
+    """Of every size up to a limit, with counters left out; two architectures, beside a population."""
+    torch.manual_seed(0)
+    states = [
+        {"w": torch.randn(3, 4).to(dtype), "steps": torch.tensor(7), "b": torch.randn(3).to(dtype)}
+        for _ in range(3)
+    ]
+    ids = [
+        catalog.write_checkpoint(OneCheckpoint(f"one{i}", state), None).checkpoint_ids[0]
+        for i, state in enumerate(states)
+    ]
+    other = catalog.write_checkpoint(OneCheckpoint("other", {"t": torch.ones(2)}), None)
+    large = {"t": torch.ones(MAX_LOOSE_VALUES + 1)}
+    catalog.write_checkpoint(OneCheckpoint("large", large), None)
+    codes = {"c": torch.ones(3, dtype=torch.complex64)}
+    catalog.write_checkpoint(OneCheckpoint("complex", codes), None)
+    batch = PopulationBatch(layout=_specs("float32"), weights=_draw(2), rows=_rows(2))
+    population = catalog.append(batch, zoo="z")
+    table = catalog.sql("SELECT checkpoint_id, weights FROM population_weights").to_pylist()
+    found = {row["checkpoint_id"]: row["weights"] for row in table}
+    assert set(found) == {*ids, *population, other.checkpoint_ids[0]}
+    for id_, state in zip(ids, states, strict=True):
+        want = torch.cat([state["w"].reshape(-1), state["b"]]).float().tolist()
+        assert found[id_] == want
+        one = catalog.sql("SELECT weights FROM population_weights WHERE checkpoint_id = ?", [id_])
+        assert one["weights"].to_pylist() == [want]
+    counted = catalog.sql(
+        "SELECT count(*) AS n FROM population_weights JOIN architectures USING (architecture_id) "
+        "WHERE num_parameters = 15"
+    )
+    assert counted["n"].to_pylist() == [3]
 
 
 def test_large_tensors_of_populations_come_in_pieces(catalog: Catalog) -> None:

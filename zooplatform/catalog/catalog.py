@@ -206,7 +206,8 @@ class Catalog:
     def population(
         self, query: str | Sequence[str] | None = None, *, verify: bool = False
     ) -> Population:
-        """Checkpoints of one architecture as one matrix.
+        """Checkpoints of one architecture as one matrix: a view of the file where they came as a population and lie
+        side by side, gathered otherwise.
 
         Args:
             query: SQL that gives a column `checkpoint_id`, a sequence of ids, or None for the whole catalog. The order
@@ -214,7 +215,7 @@ class Catalog:
             verify: compare every network with the hash that was committed.
 
         Raises:
-            CatalogError: the checkpoints are of several architectures, or are not stored in population shards.
+            CatalogError: the checkpoints are of several architectures, of a dtype that numpy lacks, or headers alone.
         """
         ids: Sequence[str] | None
         if isinstance(query, str):

@@ -46,7 +46,8 @@ class Problem:
 def check(tables: Tables, *, deep: bool) -> list[Problem]:
     """Every problem that can be found; with `deep` every stored byte is compared with its hash.
 
-    What depends on something damaged is not followed: mend that first and check again.
+    What depends on something damaged is not followed: mend that first and check again. Weight files depend on the
+    tables that list them alone.
     """
     problems = list(_check_logs(tables))
     if problems:
@@ -56,9 +57,12 @@ def check(tables: Tables, *, deep: bool) -> list[Problem]:
     except IntegrityError as exc:
         return [Problem("table", "tables/commits", str(exc))]
     problems = list(_check_tables(tables, snapshot)) or list(_check_versions(tables, snapshot))
-    if problems:
-        return problems
-    return [*_check_shards(snapshot, deep=deep), *_check_references(snapshot)]
+    listing = ("tables/shards/", "tables/commits/")
+    if not any(problem.subject.startswith(listing) for problem in problems):
+        references = [] if problems else list(_check_references(snapshot))
+        places = [] if problems or references else _check_places(snapshot)
+        problems += [*_check_shards(snapshot, deep=deep), *references, *places]
+    return problems
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -68,6 +72,7 @@ def _check_logs(tables: Tables) -> Iterator[Problem]:
     for name in table_names():
         try:
             tables[name].reread()
+            tables[name].check_log()
         except IntegrityError as exc:
             yield Problem("log", f"tables/{name}/_delta_log", str(exc))
 
@@ -197,3 +202,25 @@ def _check_references(snapshot: Snapshot) -> Iterator[Problem]:
         dangling = given.filter(pc.invert(pc.is_in(given, value_set=known)))
         for value in dangling.to_pylist()[:20]:
             yield Problem("reference", f"{table}.{column}", f"{value} is not in {target}.")
+
+
+def _check_places(snapshot: Snapshot) -> Iterator[Problem]:
+    """Rows and bytes that a shard does not have."""
+    shards = snapshot.shard_rows
+    for table, name, end, limit in (
+        ("checkpoints", "row", pc.field("shard_row") + 1, "num_rows"),
+        ("tensors", "byte", pc.field("shard_offset") + pc.field("size_bytes"), "size_bytes"),
+    ):
+        own = ["shard_row"] if table == "checkpoints" else ["shard_offset", "size_bytes"]
+        rows = snapshot.table(table, ["checkpoint_id", "shard_id", *own])
+        rows = rows.filter(pc.field("shard_id").is_valid())
+        at = pc.index_in(rows.column("shard_id"), value_set=shards.column("shard_id"))
+        rows = rows.append_column("limit", shards.column(limit).take(at))
+        wrong = rows.filter((pc.field(own[0]) < 0) | (end > pc.field("limit")))
+        for row in wrong.slice(0, 20).to_pylist():
+            yield Problem(
+                "reference",
+                f"{table}.{own[0]}",
+                f"{row['checkpoint_id']} begins at {name} {row[own[0]]} of shard {row['shard_id']}, which has "
+                f"{row['limit']}. {_RESTORE}",
+            )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ SAFETENSORS_NAMES = {
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL", "complex64": "C64",
 }  # fmt: skip
+_OTHER_FORMATS = frozenset(
+    (".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".onnx", ".h5", ".hdf5", ".gguf")
+)
 
 
 def export_checkpoint(reader: Reader, checkpoint_id: str, path: Path) -> Path:
@@ -45,12 +49,16 @@ def export_checkpoint(reader: Reader, checkpoint_id: str, path: Path) -> Path:
     files = sorted(files, key=lambda f: f["file_index"])
     originals = _originals(files)
     as_folder = path.is_dir() or not path.suffix
+    if not as_folder and path.suffix.lower() in _OTHER_FORMATS:
+        raise CatalogError(
+            f"{path}: only safetensors is written, which readers of {path.suffix} files do not take. Give a name that "
+            "ends in .safetensors, or a folder."
+        )
     if len(originals) == 1 and not as_folder:
         return _write_original(reader, originals[0], tensors, path)
     if originals and as_folder:
         return _write_folder(reader, files, tensors, path)
     if as_folder:
-        path.mkdir(parents=True, exist_ok=True)
         path = path / "model.safetensors"
     return _write_new(reader, checkpoint_id, tensors, path)
 
@@ -159,10 +167,10 @@ def _tensor_bytes(tensor: Any) -> npt.NDArray[np.uint8]:
 
 def _write(path: Path, chunks: Iterable[Any], sha256: str | None) -> Path:
     """Write beside the target and rename, so that `path` holds all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     hasher = hashlib.sha256()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as handle:
             for chunk in chunks:
                 hasher.update(chunk)
@@ -179,5 +187,6 @@ def _write(path: Path, chunks: Iterable[Any], sha256: str | None) -> Path:
     except OSError as exc:
         raise CatalogError(f"{path} cannot be written ({exc.strerror or exc}).") from exc
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return path

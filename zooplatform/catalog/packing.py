@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from zooplatform.errors import SchemaError
-from zooplatform.layout import VectorLayout, layout_of
+from zooplatform.layout import POPULATION_DTYPES, VectorLayout, layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ def pack(
         raise SchemaError("There are no state dicts to store.")
     layout = layout_of(listed[0])
     vector = VectorLayout(layout)
-    if vector.dtype not in ("float16", "float32", "float64"):
+    if vector.dtype not in POPULATION_DTYPES:
         raise SchemaError(
             f"A population holds float16, float32 or float64 weights, these are {vector.dtype}. Save the networks as "
             ".safetensors and ingest the files."

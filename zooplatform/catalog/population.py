@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     import torch
 
+    from zooplatform.catalog.gather import Gatherer
     from zooplatform.interfaces import Layout, StateDict
     from zooplatform.layout import VectorLayout
 
-__all__ = ["MappedShard", "Population"]
+__all__ = ["LooseRows", "MappedShard", "Population"]
 
 
 # From this size on, what was copied out of a mapping is let go piece by piece: it counts as memory of the process once,
@@ -84,7 +85,27 @@ class MappedShard:
         """The weights mapped once more: writing to them changes private memory only, never the file."""
         return np.asarray(map_matrix(self.path, self.offset, self.shape, self.dtype))
 
-    def read_into(self, target: npt.NDArray[Any], row: int) -> None:
+    def row(self, row: int) -> npt.NDArray[Any]:
+        """One row (P,) in fresh memory."""
+        return np.array(self.weights[row])
+
+    def read(
+        self, rows: npt.NDArray[np.int64], out: npt.NDArray[Any], where: npt.NDArray[np.int64]
+    ) -> None:
+        """Put rows into `out[where]`, where `out` is (n, P)."""
+        together = out[where[0] : where[-1] + 1] if _contiguous(where) else None
+        if together is None:
+            out[where] = self.weights.take(rows, axis=0)
+        elif together.nbytes >= _READ_BYTES and _contiguous(rows):
+            self._read_into(together, int(rows[0]))
+        else:
+            self.weights.take(rows, axis=0, out=together, mode="clip")
+
+    def read_aside(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """The bytes aside of rows, in fresh memory; None without tensors of other dtypes."""
+        return None if self.aside is None else self.aside[rows]
+
+    def _read_into(self, target: npt.NDArray[Any], row: int) -> None:
         """Fill `target` (n, P), C-contiguous, with the rows from `row` on.
 
         Raises:
@@ -111,6 +132,33 @@ class MappedShard:
             mapped.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
 
+class LooseRows:
+    """Networks that are stored tensor by tensor, read like rows of a shard: put together when they are asked for."""
+
+    def __init__(self, gatherer: Gatherer) -> None:
+        self._gatherer = gatherer
+
+    def row(self, row: int) -> npt.NDArray[Any]:
+        """One row (P,) in fresh memory."""
+        found: npt.NDArray[Any] = self._take(np.array([row]))[0]
+        return found
+
+    def read(
+        self, rows: npt.NDArray[np.int64], out: npt.NDArray[Any], where: npt.NDArray[np.int64]
+    ) -> None:
+        """Put rows into `out[where]`, where `out` is (n, P)."""
+        step = max(1, _WINDOW // max(1, out.strides[0]))
+        for start in range(0, len(rows), step):
+            out[where[start : start + step]] = self._take(rows[start : start + step])
+
+    def read_aside(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """The bytes aside of rows, in fresh memory; None without tensors of other dtypes."""
+        return self._gatherer.take_aside(rows) if self._gatherer.vector.aside_bytes else None
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        return self._gatherer.take_bytes(rows).view(self._gatherer.vector.dtype)
+
+
 def map_matrix(
     path: Path, offset: int, shape: tuple[int, int], dtype: str, *, mode: Literal["c", "r"] = "c"
 ) -> npt.NDArray[Any]:
@@ -125,6 +173,34 @@ def map_matrix(
         return np.memmap(path, mode=mode, dtype=dtype, offset=offset, shape=shape)
     except (OSError, ValueError) as exc:
         raise _cut(path, exc) from exc
+
+
+def require_rows(path: object, rows: npt.ArrayLike, num_rows: int) -> None:
+    """That a shard has these rows: tables can be damaged too, and a row too many would be the bytes of something else.
+
+    Raises:
+        IntegrityError: it has not.
+    """
+    given = np.atleast_1d(np.asarray(rows))
+    wrong = given[(given < 0) | (given >= num_rows)]
+    if len(wrong):
+        raise IntegrityError(
+            f"{path}: a checkpoint is said to be row {wrong[0]} of {num_rows}. Restore the catalog from a copy; "
+            "`zoo check` lists what is affected."
+        )
+
+
+def require_bytes(path: object, start: int, stop: int, size: int) -> None:
+    """The same for the bytes of a tensor: a slice beyond the end would be a shorter one without a word.
+
+    Raises:
+        IntegrityError: they are not all within the `size` bytes of the shard.
+    """
+    if not 0 <= start <= stop <= size:
+        raise IntegrityError(
+            f"{path}: a tensor is said to be bytes {start} to {stop} of {size}. Restore the catalog from a copy; "
+            "`zoo check` lists what is affected."
+        )
 
 
 def _cut(path: Path, why: object) -> IntegrityError:
@@ -146,7 +222,7 @@ class Population:
         self,
         ids: Sequence[str] | pa.ChunkedArray,
         vector: VectorLayout,
-        shards: Sequence[MappedShard],
+        shards: Sequence[MappedShard | LooseRows],
         shard_of: npt.NDArray[np.int64],
         row_of: npt.NDArray[np.int64],
     ) -> None:
@@ -180,34 +256,26 @@ class Population:
         return torch.from_numpy(self._matrix())
 
     def _matrix(self) -> npt.NDArray[Any]:
-        if len(self._shards) == 1 and _contiguous(self._row_of):
+        shard = self._shards[0]
+        side_by_side = len(self._shards) == 1 and _contiguous(self._row_of)
+        if side_by_side and isinstance(shard, MappedShard):
             start = int(self._row_of[0]) if len(self._row_of) else 0
-            return self._shards[0].private()[start : start + len(self)]
+            return shard.private()[start : start + len(self)]
         return self.read(np.arange(len(self)))
 
     def read(self, rows: npt.NDArray[np.int64] | Sequence[int] | int) -> npt.NDArray[Any]:
         """Copy rows of the catalog into fresh memory: (len(rows), P), or (P,) for one row; touches no other bytes."""
         if isinstance(rows, (int, np.integer)):
-            return np.array(self._arrays[self._shard_of[rows]][self._row_of[rows]])
+            one: npt.NDArray[Any] = self._shards[self._shard_of[rows]].row(self._row_of[rows])
+            return one
         picked = np.asarray(rows, dtype=np.int64)
         # numpy's allocator asks for huge pages: filling it takes half the time that torch's would.
         out = np.empty((len(picked), self.vector.width), dtype=self.vector.dtype)
         owners, own = self._shard_of[picked], self._row_of[picked]
         for index in np.unique(owners):
             where = np.flatnonzero(owners == index)
-            mine = own[where]
-            together = out[where[0] : where[-1] + 1] if _contiguous(where) else None
-            if together is None:
-                out[where] = self._arrays[index].take(mine, axis=0)
-            elif together.nbytes >= _READ_BYTES and _contiguous(mine):
-                self._shards[index].read_into(together, int(mine[0]))
-            else:
-                self._arrays[index].take(mine, axis=0, out=together, mode="clip")
+            self._shards[index].read(own[where], out, where)
         return out
-
-    @cached_property
-    def _arrays(self) -> list[npt.NDArray[Any]]:
-        return [shard.weights for shard in self._shards]
 
     def layer(self, name: str) -> torch.Tensor:
         """(N, *shape): one tensor of all networks, a strided view where `weights` is one.
@@ -238,21 +306,19 @@ class Population:
         """Copy the bytes aside: (len(rows), E)."""
         out = np.empty((len(rows), self.vector.aside_bytes), dtype=np.uint8)
         owners = self._shard_of[rows]
-        for index, shard in enumerate(self._shards):
-            if shard.aside is not None:
-                where = np.flatnonzero(owners == index)
-                out[where] = shard.aside[self._row_of[rows[where]]]
+        for index in np.unique(owners):
+            where = np.flatnonzero(owners == index)
+            found = self._shards[index].read_aside(self._row_of[rows[where]])
+            if found is not None:
+                out[where] = found
         return out
 
     def state_dict(self, index: int) -> StateDict:
         """The state dict of one network, in fresh memory."""
         shard = self._shards[int(self._shard_of[index])]
         row = int(self._row_of[index])
-        return split_vector(
-            self.vector,
-            np.array(shard.weights[row]),
-            None if shard.aside is None else np.array(shard.aside[row]),
-        )
+        aside = shard.read_aside(np.array([row]))
+        return split_vector(self.vector, shard.row(row), None if aside is None else aside[0])
 
 
 def split_vector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,12 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from zooplatform.catalog.population import MappedShard, Population, map_matrix, split_vector
+from zooplatform.catalog.gather import gatherers
+from zooplatform.catalog.places import PLACE_COLUMNS, Places
+from zooplatform.catalog.population import (
+    LooseRows,
+    MappedShard,
+    Population,
+    map_matrix,
+    require_bytes,
+    require_rows,
+    split_vector,
+)
 from zooplatform.catalog.snapshot import RETIRED
 from zooplatform.catalog.writer import content_hashes
 from zooplatform.dtypes import from_buffer
 from zooplatform.errors import CatalogError, IntegrityError, UnknownIdError
-from zooplatform.layout import VectorLayout
+from zooplatform.layout import POPULATION_DTYPES, VectorLayout
 from zooplatform.schema import table_schema
 
 if TYPE_CHECKING:
@@ -41,11 +52,8 @@ CHECKPOINT_COLUMNS = [
     "commit_id",
 ]
 
-_PLACES = ["checkpoint_id", "shard_id", "shard_row"]
 # Checkpoints of which the rows of `tensors` are remembered; one has some hundred.
 _KEPT_CHECKPOINTS = 16
-# Up to so many checkpoints their ids are kept as a dictionary, some 100 bytes each, once several are asked for.
-_INDEXED_IDS = 1 << 18
 
 
 class Description(NamedTuple):
@@ -62,7 +70,6 @@ class Reader:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._vectors: dict[str, VectorLayout] = {}
-        self._rows: dict[str, int] | None = None
         self._shards: dict[str, dict[str, Any]] = {}
         self._mapped: dict[str, MappedShard] = {}
         self._tensor_rows: dict[str, list[dict[str, Any]]] = {}
@@ -173,11 +180,11 @@ class Reader:
     ) -> npt.NDArray[np.uint8]:
         """The bytes of a stored tensor, mapped copy-on-write; `maps` keeps one mapping per shard."""
         shard, start = tensor["shard_id"], tensor["shard_offset"]
+        info = self.shard(shard)
+        require_bytes(info["path"], start, start + tensor["size_bytes"], info["size_bytes"])
         if self.snapshot.mirror is not None:
-            path = str(self.shard(shard)["path"])
-            return self.snapshot.mirror.read(path, start, tensor["size_bytes"])
+            return self.snapshot.mirror.read(str(info["path"]), start, tensor["size_bytes"])
         if shard not in maps:
-            info = self.shard(shard)
             maps[shard] = np.asarray(
                 map_matrix(self._path(info), 0, (1, info["size_bytes"]), "uint8")
             )[0]
@@ -211,6 +218,7 @@ class Reader:
         vector = self.vector(row["architecture_id"])
         info = self.shard(row["shard_id"])
         at = row["shard_row"]
+        require_rows(info["path"], at, info["num_rows"])
         offset = info["value_offset"] + at * info["row_bytes"]
         weights = self._row(info, offset, vector.width, vector.dtype)
         aside = None
@@ -234,76 +242,62 @@ class Reader:
 
     def population(self, ids: Sequence[str] | None, *, verify: bool = False) -> Population:
         """See `Catalog.population`."""
-        columns = [*_PLACES, "content_hash"] if verify else _PLACES
-        table = self.snapshot.table("checkpoints", columns, keep=True)
-        if ids is not None:
-            table = table.take(self._positions(ids, table.column("checkpoint_id")))
-        encoded = table.column("shard_id").combine_chunks().dictionary_encode()
-        if encoded.null_count or not table.num_rows:
-            raise self._no_population(table)
-        if ids is None:
+        places = self._places
+        at = None if ids is None else places.find(ids)
+        if at is None:
             # As the shards hold them, so that the matrix is a view and not a copy; most tables are so already.
-            order = _as_stored(encoded, table.column("shard_row").to_numpy())
-            if order is not None:
-                table, encoded = table.take(order), encoded.take(order)
-        infos = [self.shard(shard) for shard in encoded.dictionary.to_pylist()]
-        architectures = dict.fromkeys(info["architecture_id"] for info in infos)
-        if len(architectures) > 1:
-            raise self._no_population(table)
+            at = places.as_stored()
+        shard_of = places.shard_of if at is None else places.shard_of[at]
+        row_of = places.row_of if at is None else places.row_of[at]
+        loose = np.flatnonzero(shard_of < 0)
+        used = np.flatnonzero(np.bincount(shard_of + 1, minlength=len(places.shards) + 1)[1:])
+        infos = [self.shard(places.shards[shard]) for shard in used.tolist()]
+        architectures = {info["architecture_id"] for info in infos}
+        rows = self._rows_of(loose if at is None else at[loose]) if len(loose) else None
+        if rows is not None:
+            architectures.update(rows.column("architecture_id").unique().to_pylist())
+        if len(architectures) != 1:
+            raise _mixed(len(shard_of), sorted(architectures))
         (architecture,) = architectures
         vector = self.vector(architecture)
-        shards = [self._map(info, vector) for info in infos]
+        shards: list[MappedShard | LooseRows] = [self._map(info, vector) for info in infos]
+        _require_rows(infos, used, shard_of, row_of)
+        if len(used) < len(places.shards) or rows is not None:
+            shard_of = np.searchsorted(used, shard_of)
+        if rows is not None:
+            _require_numbers(vector, rows)
+            row_of = row_of.copy()
+            shard_of[loose], row_of[loose] = len(shards), np.arange(len(loose))
+            shards.append(LooseRows(gatherers(self, rows)[architecture]))
         population = Population(
-            table.column("checkpoint_id"),
+            tuple(ids) if ids is not None else places.ids if at is None else places.ids.take(at),
             vector,
             shards,
-            encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
-            table.column("shard_row").to_numpy().astype(np.int64),
+            shard_of,
+            row_of,
         )
         if verify:
-            hashes = table.column("content_hash").to_pylist()
-            rows = np.arange(len(population))
-            aside = population.read_aside(rows) if vector.aside_bytes else None
-            _verify(vector, architecture, population.read(rows), aside, population.ids, hashes)
+            hashes = self.snapshot.table("checkpoints", ["content_hash"]).column(0)
+            everything = np.arange(len(population))
+            _verify(
+                vector,
+                architecture,
+                population.read(everything),
+                population.read_aside(everything) if vector.aside_bytes else None,
+                population.ids,
+                (hashes if at is None else hashes.take(at)).to_pylist(),
+            )
         return population
 
-    def _positions(self, ids: Sequence[str], stored: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        """Where `ids` are in the column of all ids.
+    def _rows_of(self, at: npt.NDArray[np.int64]) -> pa.Table:
+        """What a gatherer asks of the checkpoints at these places."""
+        return self.snapshot.table(
+            "checkpoints", [*PLACE_COLUMNS, "architecture_id", "state"]
+        ).take(at)
 
-        Raises:
-            UnknownIdError: one is not.
-        """
-        if len(stored) <= _INDEXED_IDS:
-            if self._rows is None:
-                self._rows = {c: row for row, c in enumerate(stored.to_pylist())}
-            try:
-                return np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids))
-            except KeyError as exc:
-                raise UnknownIdError("checkpoint", str(exc.args[0])) from None
-        at = pc.index_in(pa.array(ids, type=pa.string()), value_set=stored.combine_chunks())
-        if at.null_count:
-            missing = next(i for i, found in zip(ids, at.to_pylist(), strict=True) if found is None)
-            raise UnknownIdError("checkpoint", missing)
-        found: npt.NDArray[np.int64] = at.to_numpy(zero_copy_only=False).astype(np.int64)
-        return found
-
-    def _no_population(self, table: pa.Table) -> CatalogError:
-        """Why these checkpoints are none."""
-        all_ = self.snapshot.table("checkpoints", ["checkpoint_id", "architecture_id"], keep=True)
-        mine = pc.is_in(
-            all_.column("checkpoint_id"), value_set=table.column("checkpoint_id").combine_chunks()
-        )
-        architectures = all_.filter(mine).column("architecture_id").unique().to_pylist()
-        if len(architectures) != 1:
-            return CatalogError(
-                f"A population has one architecture, these {table.num_rows} checkpoints have {len(architectures)}"
-                + (f" ({', '.join(architectures[:5])})" if architectures else "")
-                + ". Add `where architecture_id = ...` to the query."
-            )
-        return CatalogError(
-            "Some of these checkpoints are stored tensor by tensor, not in a population; read them with "
-            "`Catalog.state_dict`, or add `where shard_id is not null` to the query."
-        )
+    @cached_property
+    def _places(self) -> Places:
+        return Places.of(self.snapshot)
 
     def _map(self, info: dict[str, Any], vector: VectorLayout) -> MappedShard:
         """A shard, mapped once for as long as this reader lives: what was touched stays at hand."""
@@ -320,6 +314,21 @@ class Reader:
         return shard
 
 
+def _require_rows(
+    infos: Sequence[dict[str, Any]],
+    used: npt.NDArray[np.int64],
+    shard_of: npt.NDArray[np.int64],
+    row_of: npt.NDArray[np.int64],
+) -> None:
+    """`require_rows` for checkpoints of many shards, those stored tensor by tensor (-1) left out."""
+    limits = np.zeros(int(used.max(initial=-1)) + 2, np.int64)  # -1 picks the last
+    limits[used] = [info["num_rows"] for info in infos]
+    wrong = np.flatnonzero((shard_of >= 0) & ((row_of < 0) | (row_of >= limits[shard_of])))
+    for at in wrong[:1].tolist():
+        info = infos[int(np.searchsorted(used, shard_of[at]))]
+        require_rows(info["path"], row_of[at], info["num_rows"])
+
+
 def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownIdError:
     known = list(names)
     return UnknownIdError(
@@ -330,15 +339,28 @@ def _no_tensor(checkpoint_id: str, name: str, names: Iterable[str]) -> UnknownId
     )
 
 
-def _as_stored(
-    shards: pa.DictionaryArray, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64] | None:
-    """The order by shard and row; None for what is in it."""
-    if len(shards.dictionary) == 1 and bool((np.diff(rows) > 0).all()):
-        return None
-    ranks = pc.rank(shards.dictionary).to_numpy()[shards.indices.to_numpy()]
-    order = np.lexsort((rows, ranks))
-    return None if np.array_equal(order, np.arange(len(order))) else order
+def _mixed(count: int, architectures: Sequence[str]) -> CatalogError:
+    return CatalogError(
+        f"A population has one architecture, these {count} checkpoints have {len(architectures)}"
+        + (f" ({', '.join(architectures[:5])})" if architectures else "")
+        + ". Add `where architecture_id = ...` to the query."
+    )
+
+
+def _require_numbers(vector: VectorLayout, rows: pa.Table) -> None:
+    """Refuse checkpoints that cannot be rows of a matrix of numbers."""
+    headers = rows.filter(pc.not_equal(rows.column("state"), "stored"))
+    if headers.num_rows:
+        raise CatalogError(
+            f"Checkpoint {headers.column('checkpoint_id')[0]}: only its header was ingested, the weights are not in "
+            "the catalog. Add `where state = 'stored'` to the query, or ingest its reference again without "
+            "--header-only."
+        )
+    if vector.dtype not in POPULATION_DTYPES:
+        raise CatalogError(
+            f"A population holds {', '.join(POPULATION_DTYPES)} weights, these are {vector.dtype}. Read them with "
+            "`Catalog.state_dict` or `Catalog.dataset`."
+        )
 
 
 def _verify(

@@ -273,8 +273,9 @@ def read_file(path: str, columns: list[str] | None) -> pa.Table:
         IntegrityError: it is missing or damaged.
     """
     try:
-        # An open file: finding out which file system a path is on takes longer than reading a small one.
-        with pa.OSFile(path) as handle, pq.ParquetFile(handle) as file:
+        # An open file: finding out which file system a path is on takes longer than reading a small one. Nothing is
+        # read ahead: for that, another thread would be waited for.
+        with pa.OSFile(path) as handle, pq.ParquetFile(handle, pre_buffer=False) as file:
             return file.read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as exc:
         raise _damaged(path, exc) from exc

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zooplatform.catalog.loose_weights import loose_blocks
+from zooplatform.catalog.population import require_rows
 from zooplatform.catalog.weight_scan import (
     BATCH_VALUES,
     FLOAT_LIST,
@@ -167,6 +169,7 @@ class Weights:
         for end in ends:
             shard = self._shard(codes.dictionary[int(indices[start])].as_py())
             if known.get("architecture_id", shard["architecture_id"]) == shard["architecture_id"]:
+                require_rows(shard["path"], rows[start:end], shard["num_rows"])
                 yield _Shard(shard, ids.slice(start, end - start), rows[start:end])
             start = end
 
@@ -236,6 +239,7 @@ class Weights:
             sizes = np.full(len(ids), matrix.shape[1], dtype=np.int64)
             starts = np.zeros(len(ids), dtype=np.int64)
             yield Block(index, sizes, _slices(matrix, rows, starts, sizes))
+        yield from loose_blocks(self._snapshot, known, decode_float32)
 
     # --- tensor_values ------------------------------------------------------------------------------------------------
 

@@ -154,6 +154,19 @@ def test_a_table_file_that_is_missing_cut_off_or_changed(
     assert named(path, deep=True) == []
 
 
+def test_tables_and_weights_that_are_damaged_are_all_named(stored: tuple[Path, str, str]) -> None:
+    path, checkpoint, single = stored
+    shards = [shard_of(path, checkpoint), shard_of(path, single)]
+    flip(shards[0], len(shards[0].read_bytes()) // 2)
+    shards[1].unlink()
+    (table, *_) = sorted((path / "tables" / "models").glob("*.parquet"))
+    table.unlink()
+    found = [("table", f"tables/models/{table.name}")]
+    gone, changed = (("shard", shard.relative_to(path).as_posix()) for shard in reversed(shards))
+    assert named(path) == [*found, gone]
+    assert sorted(named(path, deep=True)) == sorted([*found, gone, changed])
+
+
 @pytest.mark.parametrize("table", ["checkpoints", "metrics", "shards"])
 def test_log_entries_that_are_missing(stored: tuple[Path, str, str], table: str) -> None:
     """In the middle and at the end, where the log merely looks shorter."""
@@ -164,6 +177,8 @@ def test_log_entries_that_are_missing(stored: tuple[Path, str, str], table: str)
         entry.unlink()
         assert named(path) == [("log", f"tables/{table}/_delta_log")], entry.name
         entry.write_bytes(whole[: len(whole) // 2])
+        assert named(path) == [("log", f"tables/{table}/_delta_log")], entry.name
+        entry.write_bytes(whole.replace(b'"timestamp":', b'"timestamp"'))
         assert named(path) == [("log", f"tables/{table}/_delta_log")], entry.name
         entry.write_bytes(whole)
     assert named(path) == []
@@ -196,3 +211,52 @@ def test_a_log_checkpoint_that_is_torn_is_passed_over(tmp_path: Path) -> None:
             damaged.write_bytes(content)
             assert open_catalog(path).sql("select * from checkpoints").num_rows == 30
         damaged.write_bytes(whole)
+
+
+@pytest.mark.parametrize("row", [10**6, -2])
+def test_a_row_that_a_shard_does_not_have(stored: tuple[Path, str, str], row: int) -> None:
+    """Tables can be wrong, too: no read may go where the file has nothing."""
+    path, checkpoint, _ = stored
+    with open_catalog(path) as catalog:
+        (facts,) = catalog.sql(
+            "SELECT * FROM checkpoints WHERE checkpoint_id = ?", [checkpoint]
+        ).to_pylist()
+        del facts["commit_id"]
+        catalog.commit(
+            "moved", {"checkpoints": [{**facts, "shard_row": row}]}, replaces=["checkpoints"]
+        )
+    assert named(path) == [("reference", "checkpoints.shard_row")]
+    with open_catalog(path) as catalog:
+        (problem,) = catalog.check()
+        assert checkpoint in problem.message
+        for way in (
+            lambda: catalog.state_dict(checkpoint),
+            lambda: catalog.population([checkpoint]).weights,
+            lambda: catalog.dataset([checkpoint]).read([0]),
+            lambda: catalog.sql("SELECT sum(len(weights)) FROM population_weights"),
+        ):
+            with pytest.raises(IntegrityError, match=r"row .* of"):
+                way()
+
+
+@pytest.mark.parametrize("offset", [10**9, -64])
+def test_bytes_that_a_shard_does_not_have(stored: tuple[Path, str, str], offset: int) -> None:
+    path, _, checkpoint = stored
+    with open_catalog(path) as catalog:
+        (facts, *_) = catalog.sql(
+            "SELECT * FROM tensors WHERE checkpoint_id = ? AND tied_to IS NULL AND size_bytes > 0",
+            [checkpoint],
+        ).to_pylist()
+        del facts["commit_id"]
+        catalog.commit(
+            "moved", {"tensors": [{**facts, "shard_offset": offset}]}, replaces=["tensors"]
+        )
+    assert named(path) == [("reference", "tensors.shard_offset")]
+    with open_catalog(path) as catalog:
+        for way in (
+            lambda: catalog.reader.tensor_bytes({**facts, "shard_offset": offset}, {}),
+            lambda: catalog.population([checkpoint]).weights,
+            lambda: catalog.dataset([checkpoint], target=None).read([0]),
+        ):
+            with pytest.raises(IntegrityError, match="bytes"):
+                way()
