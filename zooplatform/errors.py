@@ -73,10 +73,15 @@ class SourceError(ZooError, ValueError):
     Args:
         subject: the file or reference.
         reason: what is wrong with it.
-        remedy: what the user can do.
+        remedy: what the user can do; where there is nothing better, what helps with most bad files.
     """
 
-    def __init__(self, subject: object, reason: str, remedy: str = "") -> None:
+    def __init__(
+        self,
+        subject: object,
+        reason: str,
+        remedy: str = "Copy or download it again, or leave it out.",
+    ) -> None:
         self.subject, self.reason, self.remedy = str(subject), reason, remedy
         super().__init__(f"{subject}: {reason}" + (f" {remedy}" if remedy else ""))
 

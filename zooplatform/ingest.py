@@ -95,6 +95,10 @@ def split_reference(ref: str, schemes: frozenset[str] = frozenset()) -> tuple[st
         raise SourceError(
             repr(ref), "the reference is empty.", "Give a path or scheme:rest, see `zoo plugins`."
         )
+    if ref.removesuffix(":") in schemes and not Path(ref).exists():
+        raise SourceError(
+            ref, "The reference ends after the scheme.", f"Give {ref.removesuffix(':')}:rest."
+        )
     if found and not Path(ref).exists():
         return found.group(1), found.group(2)
     return "local", ref
@@ -116,7 +120,9 @@ def ingest(
     spec, source = registry.source_for_scheme(scheme)
     if spec.population:
         if header_only or revision:
-            raise SourceError(ref, f"{scheme}: takes neither --header-only nor --revision.")
+            raise SourceError(
+                ref, f"{scheme}: takes neither --header-only nor --revision.", "Leave them out."
+            )
         return _population(catalog, cast("PopulationSource", source), scheme, rest, zoo, progress)
     return _checkpoints(
         catalog,

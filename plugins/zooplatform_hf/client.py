@@ -208,7 +208,9 @@ def _first_byte(reply: Any, start: int) -> int:
     given = reply.headers.get("content-range", "")
     if not given.startswith(f"bytes {start}-"):
         raise SourceError(
-            str(reply.url), f"Bytes from {start} were asked for, the answer says {given!r}."
+            str(reply.url),
+            f"Bytes from {start} were asked for, the answer says {given!r}.",
+            "Check that HF_ENDPOINT points to a Hub, or try again later.",
         )
     return 0
 

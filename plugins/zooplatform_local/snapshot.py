@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "read_snapshot"]
 
+_ASIDE = "Mend it, or move it out of the folder: weights are ingested without it, too."
 _MAX_CONFIG_BYTES = 10_000_000
 _MAX_CARD_BYTES = 65_536
 _CARD_KEYS = ("tags", "library_name", "pipeline_tag", "language", "datasets")
@@ -64,10 +65,10 @@ def _config(path: Path) -> Mapping[str, Any]:
         return {}
     with OpenFile(path) as file:
         if file.size > _MAX_CONFIG_BYTES:
-            raise SourceError(path, f"it has more than {_MAX_CONFIG_BYTES:,} bytes")
+            raise SourceError(path, f"it has more than {_MAX_CONFIG_BYTES:,} bytes.", _ASIDE)
         found = load_json(file.read_at(0, file.size), path, "config.json")
     if not isinstance(found, dict):
-        raise SourceError(path, "it is not a JSON object")
+        raise SourceError(path, "it is not a JSON object.", _ASIDE)
     return found
 
 
@@ -82,14 +83,16 @@ def _card(path: Path) -> Mapping[str, Any]:
         return {}
     end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), None)
     if end is None:
-        raise SourceError(path, "its front matter does not end within 64 kB")
+        raise SourceError(path, "its front matter does not end within 64 kB.", _ASIDE)
     # Comes with huggingface_hub, like the format of the card.
     import yaml
 
     try:
         found = yaml.safe_load("\n".join(lines[1:end]))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise SourceError(path, f"its front matter is not valid YAML: {str(exc)[:200]}") from exc
+        raise SourceError(
+            path, f"its front matter is not valid YAML: {str(exc)[:200]}.", _ASIDE
+        ) from exc
     return found if isinstance(found, dict) else {}
 
 

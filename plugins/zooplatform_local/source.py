@@ -15,7 +15,7 @@ from zooplatform.formats import (
     sha256_of_set,
 )
 from zooplatform.interfaces import ModelInfo, ModelRef
-from zooplatform_local.finding import find_checkpoints
+from zooplatform_local.finding import SUFFIXES, find_checkpoints
 from zooplatform_local.snapshot import read_snapshot
 
 if TYPE_CHECKING:
@@ -39,11 +39,6 @@ _PLAIN_NAMES = frozenset(
         "best",
         "last",
     )
-)
-# In the order in which they are taken off: `model.safetensors.index.json`, `epoch3.pth.tar`.
-_SUFFIXES = (
-    *(".index.json", ".tar", ".safetensors", ".pt", ".pth", ".bin", ".ckpt"),
-    *(".npz", ".npy", ".onnx", ".h5", ".hdf5", ".gguf"),
 )
 
 
@@ -152,6 +147,6 @@ class LocalSource:
 
 def _name(path: Path) -> str:
     name = path.name
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         name = name.removesuffix(suffix) or name
     return path.parent.name if name in _PLAIN_NAMES and path.parent.name else name

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GivenLayout", "find_layout", "known_layout", "parse_layout"]
 
+# What helps with each kind of layout file.
+_OTHER_LAYOUT = (
+    "Put the layout of these networks beside the file: names and shapes of their tensors, in order."
+)
+_JSON = 'Write {"tensors": [{"name": "conv1.weight", "shape": [8, 1, 5, 5]}, ...]}, in the order of the values.'
+_INDEX = "Fetch it again, or write a layout.json with names and shapes of the tensors in its place."
 _MAX_RANK = 8
 _MAX_TENSORS = 100_000
 
@@ -48,11 +54,15 @@ class GivenLayout:
         """
         size = self.num_parameters
         if vector.numel() < size:
-            raise SourceError(ref, f"the vector has {vector.numel()} values, the layout {size}.")
+            raise SourceError(
+                ref, f"the vector has {vector.numel()} values, the layout {size}.", _OTHER_LAYOUT
+            )
         padding = vector[size:]
         if padding.numel() and not bool(((padding == 0) | padding.isnan()).all()):
             raise SourceError(
-                ref, f"behind the {size} values of the layout there are others than padding."
+                ref,
+                f"behind the {size} values of the layout there are others than padding.",
+                _OTHER_LAYOUT,
             )
         state, at = {}, 0
         for name, shape in self.tensors:
@@ -79,9 +89,9 @@ def parse_layout(path: Path) -> Mapping[str, Any] | GivenLayout:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise SourceError(path, f"not a readable JSON file: {error}") from error
+        raise SourceError(path, f"not a readable JSON file: {error}", _JSON) from error
     if not isinstance(content, Mapping):
-        raise SourceError(path, "it is no JSON object.")
+        raise SourceError(path, "it is no JSON object.", _JSON)
     if "idx_start" in content:
         return _from_index_dict(path, content)
     if "layouts" in content:
@@ -93,14 +103,16 @@ def layout_from_json(content: Mapping[str, Any], subject: object) -> GivenLayout
     """`{"tensors": [{"name", "shape"}, ...], "family": ..., "config": {...}}`."""
     listed = content.get("tensors")
     if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_TENSORS:
-        raise SourceError(subject, 'it has no list "tensors" of objects with "name" and "shape".')
+        raise SourceError(subject, 'it has no list "tensors".', _JSON)
     tensors = []
     for entry in listed:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-            raise SourceError(subject, f"the tensor {str(entry)[:80]} has no name.")
+            raise SourceError(subject, f"the tensor {str(entry)[:80]} has no name.", _JSON)
         tensors.append((entry["name"], _shape(entry.get("shape"), entry["name"], subject)))
     if len({name for name, _ in tensors}) != len(tensors):
-        raise SourceError(subject, "two tensors have one name.")
+        raise SourceError(
+            subject, "two tensors have one name.", "Give every tensor a name of its own."
+        )
     config = content.get("config", {})
     return GivenLayout(
         tuple(tensors),
@@ -116,7 +128,7 @@ def _shape(given: object, name: str, subject: object) -> tuple[int, ...]:
         or len(given) > _MAX_RANK
         or not all(type(size) is int and 0 <= size < 1 << 40 for size in given)
     ):
-        raise SourceError(subject, f"{name}: {str(given)[:80]} is no shape.")
+        raise SourceError(subject, f"{name}: {str(given)[:80]} is no shape.", _JSON)
     return tuple(given)
 
 
@@ -133,7 +145,11 @@ def _from_csv(path: Path) -> GivenLayout:
         try:
             shape = [int(size) for size in text.split(",") if size.strip()]
         except ValueError:
-            raise SourceError(path, f"{line} has no shape such as 8x1x5x5.") from None
+            raise SourceError(
+                path,
+                f"{line} has no shape.",
+                "Write name,shape lines such as conv1.weight,8x1x5x5.",
+            ) from None
         tensors.append({"name": line.get("name"), "shape": shape})
     return layout_from_json({"tensors": tensors}, path)
 
@@ -143,7 +159,7 @@ def _from_index_dict(path: Path, content: Mapping[str, Any]) -> GivenLayout:
     keys = ("layer", "idx_start", "idx_length", "kernel_no", "channels_in", "kernel_size")
     lists = [content.get(key) for key in keys]
     if not all(isinstance(values, list) and len(values) == len(lists[0] or ()) for values in lists):
-        raise SourceError(path, f"it needs lists of one length under {', '.join(keys)}.")
+        raise SourceError(path, f"it needs lists of one length under {', '.join(keys)}.", _INDEX)
     tensors: list[tuple[str, tuple[int, ...]]] = []
     at = 0
     for layer, start, length, outputs, inputs, kernel in zip(*lists, strict=True):
@@ -152,9 +168,9 @@ def _from_index_dict(path: Path, content: Mapping[str, Any]) -> GivenLayout:
             type(value) is not int or value < 0
             for value in (start, length, outputs, inputs, kernel)
         ):
-            raise SourceError(path, f"layer {number}: the entries are not whole numbers.")
+            raise SourceError(path, f"layer {number}: the entries are not whole numbers.", _INDEX)
         if start != at:
-            raise SourceError(path, f"layer {number} starts at {start}, expected {at}.")
+            raise SourceError(path, f"layer {number} starts at {start}, expected {at}.", _INDEX)
         at = start + length
         # kernel_size is the side in some files and the area in others; the length tells which.
         shapes = [
@@ -168,7 +184,9 @@ def _from_index_dict(path: Path, content: Mapping[str, Any]) -> GivenLayout:
                     tensors.append((f"module_list.{number}.bias", (outputs,)))
                 break
         else:
-            raise SourceError(path, f"layer {number}: {length} values fit no kernel of its sizes.")
+            raise SourceError(
+                path, f"layer {number}: {length} values fit no kernel of its sizes.", _INDEX
+            )
     return GivenLayout(tuple(tensors))
 
 

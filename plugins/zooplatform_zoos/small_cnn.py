@@ -42,6 +42,7 @@ __all__ = ["SOURCE_ROW", "SmallCnnZoo"]
 SOURCE_ROW = "source_row"
 
 _FAMILY, _NAME = "cnn", "small-cnn"
+_SAVE = "Save it by np.save as a matrix of float32, one row for each network."
 _ACTIVATIONS = {"leaky": "leaky_relu(0.1)"}
 _INDEX_COLUMNS = ("", "Unnamed: 0")
 # Rows are gathered and reordered in pieces of this size; the pages of the map are given back after each.
@@ -171,12 +172,14 @@ def _open_weights(path: Path) -> _Weights:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }.get(version)
             if read is None:
-                raise SourceError(path, f"npy format {version} is not used by these zoos.")
+                raise SourceError(path, f"npy format {version} is not used by these zoos.", _SAVE)
             shape, fortran, dtype = read(file)
             start = file.tell()
             size = file.seek(0, 2)
             if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8) or len(shape) != 2:
-                raise SourceError(path, f"expected a matrix of floats, found {dtype} {shape}.")
+                raise SourceError(
+                    path, f"expected a matrix of floats, found {dtype} {shape}.", _SAVE
+                )
             if start + shape[0] * shape[1] * dtype.itemsize != size or not shape[0] * shape[1]:
                 raise SourceError(
                     path,
@@ -187,7 +190,7 @@ def _open_weights(path: Path) -> _Weights:
     except (ValueError, EOFError, OSError) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(path, f"not a readable .npy file: {error}") from error
+        raise SourceError(path, f"not a readable .npy file: {error}", "Fetch it again.") from error
     array = np.frombuffer(mapped, dtype, shape[0] * shape[1], start)
     return _Weights(path, mapped, array.reshape(shape, order="F" if fortran else "C"))
 
@@ -205,9 +208,13 @@ def _read_metrics(path: Path) -> pa.Table:
         raise SourceError(path, f"not a readable CSV file: {error}", "Fetch it again.") from error
     missing = {"modeldir", "step"} - set(table.column_names)
     if missing:
-        raise SourceError(path, f"the columns {sorted(missing)} are missing.")
+        raise SourceError(
+            path,
+            f"the columns {sorted(missing)} are missing.",
+            "A row of it is a row of weights.npy: modeldir names the run, step the checkpoint.",
+        )
     if len(set(table.column_names)) != len(table.column_names):
-        raise SourceError(path, "two columns have one name.")
+        raise SourceError(path, "two columns have one name.", "Rename one of them.")
     return table
 
 
@@ -219,6 +226,7 @@ def _columns_of(folder: Path, table: pa.Table, num_parameters: int) -> FileColum
             raise SourceError(
                 path,
                 f"it describes {columns.num_parameters} columns, the weights have {num_parameters}.",
+                "Fetch the layout of these weights, or remove it for the published networks.",
             )
         return columns
     # The published zoos are one family: depth and width are hyper-parameters, images have 1 or 3 channels.
@@ -233,7 +241,9 @@ def _columns_of(folder: Path, table: pa.Table, num_parameters: int) -> FileColum
                     if columns.num_parameters == num_parameters:
                         return columns
     raise SourceError(
-        folder, "layout.csv is missing and the network is none of the published ones."
+        folder,
+        "layout.csv is missing and the network is none of the published ones.",
+        "Write it: varname,start_idx,end_idx,shape, one line for each kernel and bias.",
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["export_small_cnn_zoo"]
 
 _WRITE_BYTES = 32 << 20
+_OTHERWISE = "Write it out otherwise: `zoo export`, or `zoo split export` with its split."
 # Of these names the first is ours for finding the row again, the others are counted at import.
 _OURS = (SOURCE_ROW, "has_nan", "has_inf")
 
@@ -120,6 +121,7 @@ def _file_columns(layout: Layout, zoo: str) -> tuple[FileColumns, np.ndarray[Any
             raise SourceError(
                 zoo,
                 f"layer {layer!r} has {', '.join(kinds)}; the format has convolutions and dense layers.",
+                _OTHERWISE,
             )
         kind = "dense" if len(weight.shape) == 2 else "conv2d"
         name = f"sequential/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
@@ -137,7 +139,7 @@ def _file_columns(layout: Layout, zoo: str) -> tuple[FileColumns, np.ndarray[Any
         at += prod(shape)
     columns = FileColumns(tuple(variables))
     if [spec.shape for spec in columns.layout(np.dtype(np.float32))] != [s.shape for s in layout]:
-        raise SourceError(zoo, "its layers do not list the weight before the bias.")
+        raise SourceError(zoo, "its layers do not list the weight before the bias.", _OTHERWISE)
     return columns, columns.order()
 
 

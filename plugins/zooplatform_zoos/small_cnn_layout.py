@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["FileColumns", "Variable", "network_config", "read_layout", "standard_variables"]
 
 _MAX_RANK = 8
+_WRITE = (
+    "The columns are varname (NAME/kernel:0 or NAME/bias:0), start_idx, end_idx without a hole, and shape, a tuple such"
+    " as (3, 3, 1, 16)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ def read_layout(path: Path) -> FileColumns:
             for line in csv.DictReader(file):
                 variables.append(_variable(path, line))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(path, f"not a readable CSV file: {error}") from error
+        raise SourceError(path, f"not a readable CSV file: {error}", _WRITE) from error
     return _checked(path, variables)
 
 
@@ -131,7 +135,7 @@ def _variable(path: Path, line: Mapping[str, str | None]) -> Variable:
         raise SourceError(
             path,
             f"line {dict(line)} is not a variable: {error}",
-            "The columns are varname, start_idx, end_idx, shape; a shape is a tuple such as (3, 3, 1, 16).",
+            _WRITE,
         ) from error
     if (
         not isinstance(shape, tuple)
@@ -142,31 +146,40 @@ def _variable(path: Path, line: Mapping[str, str | None]) -> Variable:
         raise SourceError(
             path,
             f"{variable.name}: shape {shape} does not fill columns {variable.start} to {variable.end}.",
+            _WRITE,
         )
     return variable
 
 
 def _checked(path: Path, variables: Sequence[Variable]) -> FileColumns:
     if not variables:
-        raise SourceError(path, "it lists no variables.")
+        raise SourceError(path, "it lists no variables.", _WRITE)
     ordered = sorted(variables, key=lambda variable: variable.start)
     at = 0
     for variable in ordered:
         if variable.start != at:
-            raise SourceError(path, f"{variable.name} starts at {variable.start}, expected {at}.")
+            raise SourceError(
+                path, f"{variable.name} starts at {variable.start}, expected {at}.", _WRITE
+            )
         at = variable.end
     seen: dict[str, dict[str, Variable]] = {}
     for variable in ordered:
         kinds = seen.setdefault(variable.layer, {})
         if variable.kind not in ("kernel", "bias") or variable.kind in kinds:
-            raise SourceError(path, f"{variable.name}: expected one kernel and one bias per layer.")
+            raise SourceError(
+                path, f"{variable.name}: expected one kernel and one bias per layer.", _WRITE
+            )
         kinds[variable.kind] = variable
     for layer, kinds in seen.items():
         kernel, bias = kinds.get("kernel"), kinds.get("bias")
         if kernel is None or len(kernel.shape) not in (2, 4):
-            raise SourceError(path, f"layer {layer!r} is neither a 2-D convolution nor dense.")
+            raise SourceError(
+                path, f"layer {layer!r} is neither a 2-D convolution nor dense.", _WRITE
+            )
         if bias is not None and bias.shape != kernel.shape[-1:]:
-            raise SourceError(path, f"layer {layer!r}: bias {bias.shape}, kernel {kernel.shape}.")
+            raise SourceError(
+                path, f"layer {layer!r}: bias {bias.shape}, kernel {kernel.shape}.", _WRITE
+            )
     return FileColumns(tuple(ordered))
 
 

@@ -30,6 +30,8 @@ from zooplatform_zoos.torchfile import check_tensor, read_torch
 
 __all__ = ["VectorZoo"]
 
+_COLUMNS = 'Write "columns": ["vectors", ...]: what each entry of a tuple is, in order, the vectors among them.'
+
 
 class VectorZoo:
     """Every vector of a file; padding behind the layout is removed."""
@@ -62,7 +64,11 @@ class VectorZoo:
         layouts, columns = _layouts(beside)
         content = read_torch(path)
         if not isinstance(content, Mapping) or not content:
-            raise SourceError(path, "it is no dict of data sets with weight vectors.")
+            raise SourceError(
+                path,
+                "it is no dict of data sets with weight vectors.",
+                "Name another kind of zoo (`zoo plugins` lists them), or ingest it as a checkpoint: local:FILE.",
+            )
         reports = Reports()
         revision = file_digest(path)
         items = _items(content, path, ref, layouts, columns, revision, reports)
@@ -85,15 +91,19 @@ def _layouts(path: Path) -> tuple[dict[str, GivenLayout], tuple[str, ...]]:
     if path.suffix == ".json":
         raw = json.loads(path.read_bytes()).get("columns", ["vectors"])
         if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
-            raise SourceError(path, '"columns" is no list of names.')
+            raise SourceError(path, '"columns" is no list of names.', _COLUMNS)
         columns = tuple(raw)
         if "vectors" not in columns:
-            raise SourceError(path, '"columns" does not say where the vectors are.')
+            raise SourceError(path, '"columns" does not say where the vectors are.', _COLUMNS)
     if isinstance(parsed, GivenLayout):
         return {"": parsed}, columns
     listed = parsed["layouts"]
     if not isinstance(listed, Mapping):
-        raise SourceError(path, '"layouts" is no object with one layout per data set.')
+        raise SourceError(
+            path,
+            '"layouts" is no object with one layout per data set.',
+            'Write {"layouts": {"mnist": {"tensors": [...]}, ...}}.',
+        )
     return {
         str(n): layout_from_json(v, f"{path}, {n}")
         for n, v in listed.items()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileStamp", "OpenFile", "allowed_root", "inside", "sha256_file", "sha256_of_set"]
 
+_INSIDE = "Put its files beside it, as they are, and name them so; nothing else is read."
 _HASH_BLOCK = 1 << 19  # stays in the cache between the read and the hash
 
 
@@ -179,11 +180,12 @@ def inside(folder: Path, name: str, root: Path, subject: object) -> Path:
         raise SourceError(
             subject,
             f"It names the file {name[:200]!r}, which is not a plain name inside its folder.",
+            _INSIDE,
         )
     path = folder / name
     if not path.resolve().is_relative_to(root.resolve()):
         raise SourceError(
-            subject, f"It names the file {name[:200]!r}, which is a link out of {folder}."
+            subject, f"It names the file {name[:200]!r}, which is a link out of {folder}.", _INSIDE
         )
     return path
 

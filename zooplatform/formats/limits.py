@@ -18,6 +18,7 @@ MAX_RANK = 16
 MAX_ELEMENTS = 1 << 48
 _MAX_NAME = 1 << 20
 _LONG_NAME = 1024
+_NO_NETWORK = "No network has such tensors; get the file from its author again."
 
 
 def shown(text: str, limit: int = 80) -> str:
@@ -36,16 +37,20 @@ def check_shape(shape: Sequence[object], name: str, subject: object) -> tuple[in
         raise SourceError(
             subject,
             f"Tensor {shown(name)} has {len(shape)} dimensions; at most {MAX_RANK} are taken.",
-            "No network has such tensors; get the file from its author again.",
+            _NO_NETWORK,
         )
     dims = tuple(dim for dim in shape if isinstance(dim, int) and not isinstance(dim, bool))
     if len(dims) != len(shape) or any(dim < 0 for dim in dims):
         raise SourceError(
-            subject, f"Tensor {shown(name)} has a dimension that is not a whole number >= 0."
+            subject,
+            f"Tensor {shown(name)} has a dimension that is not a whole number >= 0.",
+            _NO_NETWORK,
         )
     if prod(dim for dim in dims if dim) > MAX_ELEMENTS:
         raise SourceError(
-            subject, f"Tensor {shown(name)} has a dimension or size beyond 2^48 elements: {dims}."
+            subject,
+            f"Tensor {shown(name)} has a dimension or size beyond 2^48 elements: {dims}.",
+            _NO_NETWORK,
         )
     return dims
 
@@ -102,7 +107,9 @@ def name_notes(names: Iterable[str], subject: object) -> tuple[str, ...]:
                 notes.append(f"two tensor names look the same: {shown(name)}")
         if len(name) > _MAX_NAME:
             raise SourceError(
-                subject, f"A tensor name has {len(name)} characters; at most {_MAX_NAME} are taken."
+                subject,
+                f"A tensor name has {len(name)} characters; at most {_MAX_NAME} are taken.",
+                "Rename it.",
             )
         if not name:
             odd["no character"].append(name)

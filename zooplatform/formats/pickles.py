@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -85,6 +86,9 @@ _NUMPY_SCALARS = (
     "numpy.dtype",
     "numpy.ndarray",
 )
+
+# Dtypes that torch has and no catalog stores: raw bits, complex bfloat16, integers of less than a byte.
+_LIKE_A_DTYPE = re.compile(r"(bits|bcomplex|complex|float|quint|qint|uint|int)[0-9][0-9a-z_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,11 @@ class _Inert(pickle._Unpickler):
                 f"It holds a Python object ({full}) in place of a state dict, which only unrestricted unpickling "
                 "can read.",
                 RESAVE,
+            )
+        if module == "torch" and _LIKE_A_DTYPE.fullmatch(name):
+            self._refuse(
+                f"It holds tensors of dtype {full}, which a catalog does not store.",
+                "Convert them to another dtype first, or leave them out.",
             )
         self._refuse(
             f"Its pickle names {shown(full)}: reading that would run code, and nothing was run.",

@@ -108,7 +108,7 @@ def parse_header(data: bytes, file_size: int, subject: object) -> SafetensorsHea
     length = header_length(data, file_size, subject)
     if len(data) < length:
         raise SourceError(
-            subject, f"The first {length:,} bytes are needed, {len(data):,} were given."
+            subject, f"The first {length:,} bytes are needed, {len(data):,} were given.", _AGAIN
         )
     raw = bytes(data[:length])
     if raw[8:9] != b"{":

@@ -22,6 +22,7 @@ __all__ = [
     "ShardedReader",
     "assemble",
     "parse_index",
+    "read_index",
     "shard_paths",
 ]
 
@@ -51,7 +52,9 @@ def parse_index(data: bytes, subject: object) -> ShardIndex:
     """
     if len(data) > MAX_INDEX_BYTES:
         raise SourceError(
-            subject, f"The index has {len(data):,} bytes; at most {MAX_INDEX_BYTES:,} are taken."
+            subject,
+            f"The index has {len(data):,} bytes; at most {MAX_INDEX_BYTES:,} are taken.",
+            _COMPLETE,
         )
     table = load_json(data, subject, "The index")
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
@@ -69,10 +72,15 @@ def parse_index(data: bytes, subject: object) -> ShardIndex:
     return ShardIndex(weight_map, total if type(total) is int else None)
 
 
+def read_index(path: Path) -> ShardIndex:
+    """The index at `path`, whether or not its shards are there."""
+    with OpenFile(path) as file:
+        return parse_index(file.read_at(0, min(file.size, MAX_INDEX_BYTES + 1)), path)
+
+
 def shard_paths(path: Path) -> tuple[ShardIndex, tuple[Path, ...]]:
     """The index at `path` and its shard files, which must be there and inside the folder, links followed."""
-    with OpenFile(path) as file:
-        index = parse_index(file.read_at(0, min(file.size, MAX_INDEX_BYTES + 1)), path)
+    index = read_index(path)
     root = allowed_root(path.parent)
     paths = tuple(inside(path.parent, shard, root, path) for shard in index.shards)
     for shard in paths:

@@ -42,6 +42,7 @@ def refusal() -> Callable[[Path], str]:
         with pytest.raises(SourceError) as caught:
             read_whole(path)
         assert path.name in str(caught.value)
+        assert caught.value.remedy, "what the user can do is said of every file"
         return str(caught.value)
 
     return text

@@ -251,6 +251,15 @@ def test_a_missing_shard_is_named(tmp_path: Path, refusal) -> None:
     assert "The shard model-00002-of-00002.safetensors is missing" in refusal(path)
 
 
+def test_what_is_there_of_a_broken_set_is_no_checkpoint(tmp_path: Path, catalog) -> None:
+    """The names of shards need not be like that of the index."""
+    write_set(tmp_path, weight_map={"a": "first.safetensors", "b": "second.safetensors"})
+    (tmp_path / "model-00001-of-00002.safetensors").rename(tmp_path / "first.safetensors")
+    with pytest.raises(SourceError, match=r"The shard second\.safetensors is missing"):
+        catalog.ingest(tmp_path)
+    assert catalog.sql("select * from models").num_rows == 0
+
+
 @pytest.mark.parametrize(
     "shard",
     [

@@ -90,6 +90,9 @@ def test_a_limit(runs: Path) -> None:
     [
         ("", "names no file"),
         ("nowhere.pt", "There is no such file or folder"),
+        ("runs/nowhere.pt", r"Check the path\.$"),
+        ("timm/resnet18.a1_in1k", r"of the Hugging Face Hub is hf-hub:timm/resnet18\.a1_in1k\."),
+        ("https://huggingface.co/org/name", r"Hub is hf-hub:org/name\."),
         ("nowhere/*.pt", "No file matches this pattern"),
         ("/dev/zero", "not a regular file|no known format"),
     ],
@@ -101,6 +104,16 @@ def test_nothing_there(
     source = LocalSource()
     with pytest.raises(SourceError, match=text):
         source.open(next(source.list(ref)))
+
+
+def test_what_cannot_be_looked_at(tmp_path: Path, runs: Path) -> None:
+    """Links that lead to each other, as a folder without permission would be for others than root."""
+    (runs / "a.pt").symlink_to(runs / "b.pt")
+    (runs / "b.pt").symlink_to(runs / "a.pt")
+    with pytest.raises(SourceError, match=r"a\.pt: It cannot be looked at: Too many levels"):
+        list(LocalSource().list(str(runs / "a.pt")))
+    assert "a.pt" not in names(LocalSource(), runs)
+    assert names(LocalSource(), runs / "a.*") == ["a.safetensors"]
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -155,6 +155,14 @@ def test_a_namespace(tmp_path: Path, refusal) -> None:
     )
 
 
+def test_a_dtype_that_no_catalog_stores(tmp_path: Path, refusal) -> None:
+    raw = torch.zeros(4, dtype=torch.uint8).view(torch.bits8)
+    torch.save({"w": torch.ones(2), "raw": raw}, tmp_path / "m.pt")
+    found = refusal(tmp_path / "m.pt")
+    assert "tensors of dtype torch.bits8, which a catalog does not store" in found
+    assert "Convert them" in found
+
+
 def test_torchscript(tmp_path: Path, refusal) -> None:
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
         archive.writestr("m/data.pkl", b"\x80\x02}.")

@@ -109,7 +109,7 @@ def transformers(tmp_path: Path) -> tuple[Path, dict[str, dict[str, torch.Tensor
                     "seed": "3",
                     "num_layers": "1",
                     "ckpt_epoch": epoch,
-                    "ckpt_file": f"/home/author/ckpts/{name}",
+                    "ckpt_file": f"/elsewhere/ckpts/{name}",
                     "test_top1_accuracy": str(accuracy),
                 }
             )

@@ -211,6 +211,7 @@ def test_damage_is_refused(folder: Path, damage: str, words: str) -> None:
         list(SmallCnnZoo().batches(str(folder)))
     assert words in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert "Copy or download it again" not in caught.value.remedy
     assert not (folder / "ran").exists()
 
 
@@ -262,6 +263,7 @@ def test_real_zoo(name: str, zoo_catalog: Catalog, tmp_path: Path) -> None:
     report = zoo_catalog.ingest(f"small-cnn-zoo:{SHARED / name}")
     assert len(report.checkpoint_ids) == 1152
     assert not report.failed
+    compared = 0
     images = np.load(SHARED / name / "test_images.npz")
     x, y = torch.from_numpy(images["x"]), torch.from_numpy(images["y"])
     listed = zoo_catalog.sql(
@@ -275,9 +277,14 @@ def test_real_zoo(name: str, zoo_catalog: Catalog, tmp_path: Path) -> None:
     with torch.no_grad():
         # Every sixth, from all activations: all 1,152 hold, but take a minute.
         for row in listed[::6]:
-            network = zoo_catalog.build(row["checkpoint_id"])
-            got = (network(x).argmax(1) == y).float().mean().item()
-            assert got == row["accuracy"], row
+            logits = zoo_catalog.build(row["checkpoint_id"])(x)
+            best = logits.topk(2, dim=1).values
+            # Where two classes are equal but for rounding, the processor decides.
+            if (best[:, 0] - best[:, 1]).min() < 1e-6:
+                continue
+            compared += 1
+            assert (logits.argmax(1) == y).float().mean().item() == row["accuracy"], row
+    assert compared > 180
     out = export_small_cnn_zoo(zoo_catalog, name, tmp_path / "out")
     for file in ("weights.npy", "layout.csv"):
         assert (out / file).read_bytes() == (SHARED / name / file).read_bytes()
@@ -296,6 +303,7 @@ print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # half a minute of computing, on a busy machine much longer
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """1.2 GB of weights go through in less than half of that above what the imports take."""
     root = tmp_path / "big"
