@@ -153,8 +153,9 @@ class PlainNetwork(_Block):
     def __init__(self, config: NetworkConfig) -> None:
         if config.needs_activation:
             raise ArchitectureError(
-                "The activation of this network is not known: weights do not tell it. Give "
-                "`activation` in the configuration, or in the hyper-parameters of the model."
+                "The activation of this network is not known: weights do not tell it. Give it in "
+                "the configuration, `catalog.build(ID, config={'activation': 'relu'})`, or in the "
+                "hyper-parameters of the model."
             )
         super().__init__(config.layers, config.input, config.activation)
         self.config: dict[str, Any] = config.to_json()

@@ -35,7 +35,7 @@ _NOT_A_CHAIN = re.compile(
 def recognise(header: CheckpointHeader) -> tuple[str, NetworkConfig] | None:
     """Name and configuration of the network of a header, or None when it is none of this plugin.
 
-    The activation of the configuration is None where nothing tells it.
+    The activation of the configuration is None where the header's configuration does not tell it.
     """
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     if not shapes:
@@ -54,6 +54,15 @@ def _candidates(config: Mapping[str, Any], shapes: Shapes) -> Iterator[tuple[str
     """Configurations that might explain the shapes, best first; the caller compares the shapes."""
     if "preset" in config or ("layers" in config and "input" in config):
         yield str(config.get("preset", "")), dict(config)
+    activation = config.get("activation")
+    for name, found in _derived(shapes):
+        if isinstance(activation, str):
+            yield name, {**found, "activation": activation}
+        yield name, found
+
+
+def _derived(shapes: Shapes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What names and shapes alone suggest; the activation is not among it."""
     stem = shapes.get("module_list.0.weight", ())
     for head, preset, arguments in _PUBLISHED:
         if len(stem) == 4 and len(shapes.get(head, ())) == 2:

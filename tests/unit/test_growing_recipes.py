@@ -161,6 +161,9 @@ def test_every_recipe_of_the_package_is_usable() -> None:
     names = builtin_recipes()
     assert set(names) == {
         "digits-demo",
+        "digits-shared",
+        "igpg-cnn",
+        "igpg-resnet",
         "inr-sine",
         "sne-arch1",
         "sne-arch2",

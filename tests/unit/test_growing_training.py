@@ -322,15 +322,9 @@ NORMALISED = {
 
 
 @pytest.mark.parametrize("engine", ["grouped", "loop"])
-@pytest.mark.parametrize(
-    ("architecture", "optimizer"),
-    # The gradient of a bias before a normalisation is rounding, which Adam would blow up.
-    [(RESIDUAL, "adam"), (NORMALISED, "sgd")],
-    ids=["residual", "chain"],
-)
+@pytest.mark.parametrize("architecture", [RESIDUAL, NORMALISED], ids=["residual", "chain"])
 def test_batch_normalisation_keeps_its_running_statistics(
     architecture: dict[str, Any],
-    optimizer: str,
     engine: str,
     registry: Registry,
     benchmark_module: ModuleType,
@@ -344,7 +338,9 @@ def test_batch_normalisation_keeps_its_running_statistics(
         runs=3,
         epochs=2,
         keep=(2,),
-        hyperparameters={"learning_rate": 0.01, "momentum": 0.9, "optimizer": optimizer},
+        # Adam divides by the size of gradients, and blows up those that are rounding: of what lies before a
+        # normalisation, on some processors more than on others.
+        hyperparameters={"learning_rate": 0.01, "momentum": 0.9, "optimizer": "sgd"},
     )
     (stack,) = grower.stacks
     (moment,) = grower.train(stack, CPU)

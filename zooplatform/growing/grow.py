@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -306,7 +306,15 @@ class ZooGrower:
         data = self._data
         seen = run.num_train(len(data.inputs("train")))
         num_test = len(data.inputs("test"))
-        trained_on = {"sha256": data.sha256, "num_train": seen, "num_test": num_test}
+        prepared = asdict(self._recipe.data)
+        # How to get the same inputs again; where the files lie is not a fact of the network.
+        prepared = {key: prepared[key] for key in ("test", "train", "size", "grayscale", "seed")}
+        trained_on = {
+            "sha256": data.sha256,
+            "num_train": seen,
+            "num_test": num_test,
+            "data": prepared,
+        }
         return ModelInfo(
             key=f"grow:{self.zoo}/{run.index}",
             name=self._name(run),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zooplatform.interfaces import Layout
     from zooplatform.registry import Registry
 
-__all__ = ["NetworkFactory", "NetworkPlan"]
+__all__ = ["NetworkFactory", "NetworkPlan", "fastest_engine", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,25 @@ class NetworkPlan:
         values = torch.cat([weights[:, slot.start : slot.end] for slot in ordered], dim=1)
         return values.cpu().contiguous().numpy()
 
+    def rows(self, stored: Tensor) -> Tensor:
+        """The reverse of `stored`: (M, Q) in state-dict order to rows as engines take them; a copy."""
+        starts, start = {}, 0
+        by_name = {slot.name: slot for slot in self.parameters + self.statistics}
+        for tensor in self.layout:
+            if tensor.name in by_name:
+                starts[tensor.name] = start
+                start += tensor.num_elements
+        parts = [
+            stored[:, starts[slot.name] : starts[slot.name] + slot.end - slot.start]
+            for slot in self.parameters + self.statistics
+        ]
+        return torch.cat(parts, dim=1)
+
+    def fresh_counters(self, count: int) -> list[dict[str, Tensor]]:
+        """Counters of `count` networks, as those of the prototype are."""
+        state = self.prototype.state_dict()
+        return [{name: state[name].clone() for name in self.counters} for _ in range(count)]
+
     def aside(self, counters: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[np.uint8] | None:
         """Counters of M networks as bytes (M, E), or None when there are none."""
         if not self.counters:
@@ -169,19 +188,12 @@ class NetworkFactory:
             config["activation"] = run.activation
         if run.dropout and self.adapter == "timm":
             config["model_args"] = {**config.get("model_args", {}), "drop_rate": run.dropout}
-        build = partial(self._adapter.build, config)
-        # What the constructor draws here is of no use: the weights of runs come from their seeds.
-        module = initialise(build, "default", seed=0, std=1.0)
-        written = getattr(module, "config", None)
-        layers = None
-        if isinstance(written, dict) and "layers" in written:
-            layers, config = (written["layers"], written.get("activation")), written
-        elif run.activation is not None:
+        plan = plan_of(partial(self._adapter.build, config), self.adapter, config)
+        if plan.layers is None and run.activation is not None:
             raise ConfigError(
                 f"hyperparameters.activation: networks of adapter {self.adapter!r} have an activation of "
                 "their own. Remove it."
             )
-        plan = NetworkPlan(self.adapter, config, build, module, layers)
         self._check(plan, run)
         return plan
 
@@ -196,16 +208,14 @@ class NetworkFactory:
         return name
 
     def _engine(self, plan: NetworkPlan) -> str:
-        stackable = plan.layers is not None and GroupedNetwork.supports(plan.layers[0])
-        buffers = bool(plan.statistics or plan.counters)
         if self._wanted == "auto":
-            return "grouped" if stackable else "loop" if buffers else "vmap"
-        if self._wanted == "grouped" and not stackable:
+            return fastest_engine(plan)
+        if self._wanted == "grouped" and not _stackable(plan):
             raise ConfigError(
                 "engine 'grouped' trains networks of the adapter 'cnn'; the layers of this one are not "
                 "known. Use engine 'auto'."
             )
-        if self._wanted == "vmap" and buffers:
+        if self._wanted == "vmap" and (plan.statistics or plan.counters):
             raise ConfigError(
                 "engine 'vmap' cannot keep running statistics (batch normalisation). Use engine 'auto'."
             )
@@ -213,15 +223,6 @@ class NetworkFactory:
 
     def _check(self, plan: NetworkPlan, run: Run) -> None:
         """Refuse a network that the data do not fit, before hours of training."""
-        state = plan.prototype.state_dict()
-        trained = {slot.name for slot in plan.parameters}
-        buffers = {name for name, _ in plan.prototype.named_buffers()}
-        if others := sorted(state.keys() - trained - buffers):
-            raise ConfigError(
-                f"Tensors shared between layers cannot be trained in stacks: {others}."
-            )
-        if kinds := {str(state[name].dtype) for name in trained} - {"torch.float32"}:
-            raise ConfigError(f"Only float32 networks can be grown; this one has {sorted(kinds)}.")
         shape = self._data.shape
         try:
             with torch.no_grad():
@@ -248,6 +249,45 @@ class NetworkFactory:
                 f"hyperparameters.dropout: it is not known how networks of adapter {self.adapter!r} take "
                 "dropout. Remove it."
             )
+
+
+def fastest_engine(plan: NetworkPlan) -> str:
+    """`grouped`, `vmap` or `loop`: the fastest that can train and measure networks of a plan."""
+    if _stackable(plan):
+        return "grouped"
+    return "loop" if plan.statistics or plan.counters else "vmap"
+
+
+def _stackable(plan: NetworkPlan) -> bool:
+    return plan.layers is not None and GroupedNetwork.supports(plan.layers[0])
+
+
+def plan_of(build: Callable[[], nn.Module], adapter: str, config: Mapping[str, Any]) -> NetworkPlan:
+    """The plan of networks that an adapter builds from a configuration, as the catalog keeps both.
+
+    Raises:
+        ConfigError: they cannot be trained in stacks: tensors that layers share, or values that are not float32.
+        ArchitectureError: the adapter refuses the configuration.
+    """
+    # What the constructor draws here is of no use: weights come from seeds, or from a catalog.
+    module = initialise(build, "default", seed=0, std=1.0)
+    written = getattr(module, "config", None)
+    layers = None
+    if isinstance(written, dict) and "layers" in written:
+        layers, config = (written["layers"], written.get("activation")), written
+    plan = NetworkPlan(adapter, config, build, module, layers)
+    _check_tensors(plan)
+    return plan
+
+
+def _check_tensors(plan: NetworkPlan) -> None:
+    state = plan.prototype.state_dict()
+    trained = {slot.name for slot in plan.parameters}
+    buffers = {name for name, _ in plan.prototype.named_buffers()}
+    if others := sorted(state.keys() - trained - buffers):
+        raise ConfigError(f"Tensors shared between layers cannot be trained in stacks: {others}.")
+    if kinds := {str(state[name].dtype) for name in trained} - {"torch.float32"}:
+        raise ConfigError(f"Only float32 networks can be grown; this one has {sorted(kinds)}.")
 
 
 def _matches(family: str, patterns: Sequence[str]) -> bool:

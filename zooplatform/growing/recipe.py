@@ -84,6 +84,8 @@ class Recipe:
         keep: epochs whose weights are kept, 0 being the initialisation.
         seed: seed of run 0 and of everything drawn; run `i` has `seed + i` unless the recipe fixes it.
         initialisation: `independent`, `shared`, or how many initialisations the runs share.
+        branch: epochs that runs of one initialisation have in common: the same images in the same order, from where
+            each goes on alone. 0 means that they have only the first weights in common.
         stack: networks trained together at most.
         engine: how they are trained together.
         train_metrics: training images of a run on which its training accuracy and loss are
@@ -101,6 +103,7 @@ class Recipe:
     keep: tuple[int, ...] = ()
     seed: int = 0
     initialisation: str | int = "independent"
+    branch: int = 0
     stack: int = 32
     engine: Engine = "auto"
     train_metrics: int = 2000
@@ -131,6 +134,8 @@ class Recipe:
             "keep": self.keep,
             "seed": self.seed,
         }
+        if self.branch:  # recipes without keep the digest that they always had
+            said["branch"] = self.branch
         text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -139,7 +144,8 @@ def builtin_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(resources.files("zooplatform.catalogs")))
     # Protocols of comparisons lie beside the recipes.
-    files = (file for file in folder.glob("*.toml") if not file.stem.startswith("matrix-"))
+    others = ("matrix-", "rates-")
+    files = (file for file in folder.glob("*.toml") if not file.stem.startswith(others))
     return {file.stem: file for file in sorted(files)}
 
 
@@ -222,6 +228,7 @@ def _recipe(table: Mapping[str, Any]) -> Recipe:
         keep=_keep(values.get("keep", "last"), epochs),
         seed=_count("seed", values.get("seed", 0), least=0),
         initialisation=_initialisation(values.get("initialisation", "independent")),
+        branch=_branch(values.get("branch", 0), values.get("initialisation"), epochs),
         stack=_count("stack", values.get("stack", 32), least=1),
         engine=engine,
         train_metrics=_count("train_metrics", values.get("train_metrics", 2000), least=0),
@@ -287,6 +294,18 @@ def _initialisation(value: Any) -> str | int:
         f"initialisation is {value!r}; it must be 'independent', 'shared', or the number of "
         "initialisations that the runs share."
     )
+
+
+def _branch(value: Any, initialisation: Any, epochs: int) -> int:
+    branch = _count("branch", value, least=0)
+    if branch and initialisation in (None, "independent"):
+        raise ConfigError(
+            f"branch is {branch}, but runs of independent initialisations have nothing in common; set "
+            "initialisation to 'shared' or to a number of initialisations."
+        )
+    if branch > epochs:
+        raise ConfigError(f"branch is {branch}; it must be at most epochs, {epochs}.")
+    return branch
 
 
 def _known(prefix: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

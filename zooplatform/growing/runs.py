@@ -45,6 +45,7 @@ class Run:
         dropout: probability of dropping an activation in training.
         fraction: share of the training images that this network sees.
         batch_size: images per step.
+        branch: epochs that it has in common with the runs of the same `init_seed`.
         wave: the function that this network is fitted to, or None where it learns images.
     """
 
@@ -58,6 +59,7 @@ class Run:
     dropout: float
     fraction: float
     batch_size: int
+    branch: int = 0
     wave: Wave | None = None
 
     def num_train(self, count: int) -> int:
@@ -78,6 +80,8 @@ class Run:
             "optimizer": self.rule.optimizer,
             "weight_decay": self.rule.weight_decay,
         }
+        if self.branch:
+            stored["branch"] = self.branch
         if self.init in _WITH_STD:
             stored["init_std"] = self.init_std
         if self.wave is not None:
@@ -141,6 +145,7 @@ def _run(recipe: Recipe, index: int) -> Run:
         dropout=_number("dropout", values, least=0, below=1),
         fraction=_number("fraction", values, above=0, most=1),
         batch_size=_whole("batch_size", values["batch_size"], 1),
+        branch=recipe.branch,
         wave=_wave(recipe, values),
     )
 

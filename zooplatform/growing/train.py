@@ -4,8 +4,9 @@ Legend for shapes: M networks of the stack, A of them active, B images of a batc
 image, P trained and Q stored values of one network, S steps of an epoch, T kept epochs.
 
 Every network keeps to its own seed: its share of the data, the order of its batches and its first
-weights do not depend on the others in the stack. Only dropout draws from one generator per stack,
-since M small draws per layer would cost more than they are worth.
+weights do not depend on the others in the stack. Runs that branch from a common beginning go through it
+each alone, so that it does not matter which of them are in a stack. Only dropout draws from one generator
+per stack, since M small draws per layer would cost more than they are worth.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class StackTrainer:
         data: what the networks learn.
         device: where to train.
         train_metrics: training images to measure a network on at most, 0 for all.
+        start: first weights (M, Q) in state-dict order, a row for each of `stack.runs`; drawn as the runs say without
+            them. Counters begin at zero then.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class StackTrainer:
         *,
         device: torch.device,
         train_metrics: int,
+        start: Tensor | None = None,
     ) -> None:
         self._plan, self._device = plan, device
         count = len(data.inputs("train"))
@@ -115,8 +119,14 @@ class StackTrainer:
         self._subsets = [training_subset(run, count) for run in self._runs]
         self._batch_size = self._runs[0].batch_size
         self._orders = [order_generator(run) for run in self._runs]
+        self._common = [order_generator(run, common=True) for run in self._runs]
 
-        rows, self._counters = _first_weights(plan, self._runs)
+        if start is None:
+            rows, self._counters = _first_weights(plan, self._runs)
+        else:
+            given = {run.index: row for row, run in enumerate(stack.runs)}
+            rows = plan.rows(start[[given[run.index] for run in self._runs]])
+            self._counters = plan.fresh_counters(len(rows))
         self._weights = rows.to(device)
         self._counters = [{k: v.to(device) for k, v in one.items()} for one in self._counters]
         trained = self._weights[:, : plan.num_trained]
@@ -178,7 +188,10 @@ class StackTrainer:
         """Indices (S, M, B) and weights (S, M, B) of the coming epoch, and each network's steps."""
         size = self._batch_size
         orders, lengths = [], []
-        for subset, generator in zip(self._subsets, self._orders, strict=True):
+        for run, subset, own, common in zip(
+            self._runs, self._subsets, self._orders, self._common, strict=True
+        ):
+            generator = common if self._epoch < run.branch else own
             order = subset[torch.randperm(len(subset), generator=generator)]
             rest = len(order) % size
             if 0 < rest < self._least and len(order) > size:
@@ -202,6 +215,10 @@ class StackTrainer:
         kept = torch.rand(shape, generator=self._generator, device=self._device) >= p
         return kept / (1 - p)
 
+    def stored(self) -> npt.NDArray[np.float32]:
+        """(M, Q) the networks as they are now, in state-dict order; rows in the order of `Stack.runs`."""
+        return self._plan.stored(self._weights[self._order])
+
     def moment(self) -> Moment:
         """Measure the networks as they are now."""
         everything = torch.arange(len(self._x["test"])).expand(len(self._runs), -1)
@@ -211,7 +228,7 @@ class StackTrainer:
         return Moment(
             epoch=self._epoch,
             steps=tuple(self._steps[row] for row in order),
-            weights=self._plan.stored(self._weights[order]),
+            weights=self.stored(),
             aside=self._plan.aside([self._counters[row] for row in order]),
             train=train.ordered(order),
             test=test.ordered(order),
@@ -260,13 +277,19 @@ def _first_weights(
 
 def training_subset(run: Run, count: int) -> Tensor:
     """Indices of the images that a run may see, of `count` training images."""
-    generator = Generator().manual_seed(derive_seed(run.seed, "subset"))
+    seed = run.init_seed if run.branch else run.seed
+    generator = Generator().manual_seed(derive_seed(seed, "subset"))
     return torch.randperm(count, generator=generator)[: run.num_train(count)]
 
 
-def order_generator(run: Run) -> Generator:
-    """What shuffles the images of a run: each epoch takes them in the order of one `randperm`."""
-    return Generator().manual_seed(derive_seed(run.seed, "order"))
+def order_generator(run: Run, *, common: bool = False) -> Generator:
+    """What shuffles the images of a run: each epoch takes them in the order of one `randperm`.
+
+    Args:
+        run: the run.
+        common: what shuffles them until the run branches, for all runs of its initialisation.
+    """
+    return Generator().manual_seed(derive_seed(run.init_seed if common else run.seed, "order"))
 
 
 @cache

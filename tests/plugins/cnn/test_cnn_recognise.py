@@ -65,6 +65,15 @@ def test_the_activation_of_a_recognised_network_is_marked_unknown():
         CnnAdapter().build(config)
 
 
+def test_the_activation_alone_can_be_told():
+    """As the error says; one that is none of this plugin's leaves it unknown."""
+    state = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).state_dict()
+    told = CnnAdapter().describe(header_of(state, {"activation": "relu"}))
+    assert (told["name"], told["config"]["activation"]) == ("mlp-3-4-2", "relu")
+    other = CnnAdapter().describe(header_of(state, {"activation": "gelu_new"}))
+    assert (other["name"], other["config"]["activation"]) == ("mlp-3-4-2", None)
+
+
 def test_a_configuration_beside_the_weights_is_used_when_it_fits():
     adapter = CnnAdapter()
     config = {"preset": "unterthiner", "activation": "relu", "names": "c{n}"}
