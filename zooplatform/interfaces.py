@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from zooplatform.fitting import FitData
+    from zooplatform.fitting import Blueprint, FitData, GeneratorData
     from zooplatform.layout import VectorLayout
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "CommandSpec",
     "Condition",
     "FitReport",
+    "GeneratedBatch",
     "Generator",
     "GeneratorSpec",
     "LayerSpec",
@@ -372,11 +373,22 @@ class TokenBatch(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What generation is told: plain words, a data set's name or images, an architecture."""
+    """What generation is told; everything is optional, and a generator uses what it knows of.
+
+    Attributes:
+        instruction: plain words.
+        dataset: name of a data set that the generator was fitted on.
+        architecture_id: a layout that the generator was fitted on, or the beginning of its id.
+        images: (K, S, C, H, W) float32 in [0, 1], S examples of each of K classes, of a data set that may be new.
+        build_config: configuration of the architecture as its adapter takes it; may be new too. Partial ones
+            (`{"activation": "gelu"}`) choose among those that the generator was fitted on.
+    """
 
     instruction: str | None = None
     dataset: str | None = None
     architecture_id: str | None = None
+    images: torch.Tensor | None = None
+    build_config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -487,8 +499,34 @@ class Predictor(Protocol):
         """
 
 
+class GeneratedBatch(NamedTuple):
+    """B generated networks of one blueprint, in the form in which networks are stored.
+
+    Attributes:
+        weights: (B, P) float32, or the main dtype of the layout.
+        blueprint: their layout, how they are built, and their bytes aside.
+        dataset: what the networks are for, as the generator understood its condition; empty if it does not know.
+        details: of each network, JSON that its lineage keeps (which training network it is a copy of, say); may be
+            empty.
+    """
+
+    weights: torch.Tensor
+    blueprint: Blueprint
+    dataset: str = ""
+    details: tuple[Mapping[str, Any], ...] = ()
+
+
 class Generator(Protocol):
-    def fit(self, data: FitData, *, config: Config, seed: int) -> FitReport: ...
+    """Weights of new networks, from an instruction."""
+
+    def fit(self, data: GeneratorData, *, config: Config, seed: int) -> FitReport:
+        """Learn from the networks of `data.train`, choose by `data.validation`; on one thread the same for the same
+        data, configuration and seed.
+
+        Raises:
+            ConfigError: a key of `config` is unknown or its value does not fit; too few networks.
+        """
+
     def sample(
         self,
         n: int,
@@ -497,9 +535,28 @@ class Generator(Protocol):
         seed: int,
         temperature: float = 1.0,
         top_k: int | None = None,
-    ) -> Iterator[TokenBatch]: ...
-    def save(self, folder: Path) -> None: ...
-    def load(self, folder: Path) -> None: ...
+        options: Mapping[str, Any] | None = None,
+    ) -> Iterator[GeneratedBatch]:
+        """`n` networks, in batches as they are made; the first networks do not depend on `n`.
+
+        Args:
+            n: number of networks.
+            condition: what they are for. None leaves everything to the generator.
+            seed: one seed gives the same weights; other seeds give others, where anything is random.
+            temperature: 0 is the least random that the generator can be.
+            top_k: draw among so many of the likeliest codes, where the generator draws codes.
+            options: further options of the backend (`top_p`, `guidance`).
+
+        Raises:
+            ConfigError: it is not fitted, an option is unknown, or nothing that it knows meets the condition; the
+                text lists what it knows.
+        """
+
+    def save(self, folder: Path) -> None:
+        """As `Predictor.save`."""
+
+    def load(self, folder: Path) -> None:
+        """As `Predictor.load`."""
 
 
 # --- descriptors: plain data that hooks return -----------------------------------------------------------------------

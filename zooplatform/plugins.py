@@ -129,6 +129,11 @@ def _load(
             "disabled", f"It is turned off (ZOO_DISABLE_PLUGINS); take {name!r} out to load it."
         ), []
     if settings.plugins is not None and name not in settings.plugins:
+        if not settings.plugins:
+            return ended(
+                "disabled",
+                "No plugin was to be loaded: leave out --no-plugins and an empty ZOO_PLUGINS to load it.",
+            ), []
         return ended(
             "disabled", f"It is not in the allow-list (ZOO_PLUGINS); add {name!r} to load it."
         ), []
@@ -136,8 +141,10 @@ def _load(
         return ended("failed", _not_installed(name)), []
     if len(found) > 1:
         both = " and ".join(f"{item.distribution} {item.version}" for item in found)
+        # Whoever takes the name of a built-in plugin goes, not the host itself.
+        guests = [item for item in found if item.distribution != HOST] or found
         remove = " or ".join(
-            f"`pip uninstall {item}`" for item in dict.fromkeys(f.distribution for f in found)
+            f"`pip uninstall {item}`" for item in dict.fromkeys(f.distribution for f in guests)
         )
         return ended("conflict", f"{both} both claim the plugin name {name!r}. Run {remove}."), []
 

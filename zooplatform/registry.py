@@ -114,9 +114,11 @@ class Registry:
                 if other.owner != plugin and (other.kind, other.spec.name) == (item.kind, name)
             )
             if others:
+                # References name a scheme, not a source, so for these there is nothing else to write.
+                instead = "Turn" if kind == "source" else f"Write {f'{plugin}/{name}'!r}, or turn"
                 found.append(
-                    f"{kind} {name!r} is given by {', '.join(map(repr, others))} too. Write "
-                    f"{f'{plugin}/{name}'!r}, or turn one off with ZOO_DISABLE_PLUGINS."
+                    f"{kind} {name!r} is given by {', '.join(map(repr, others))} too. "
+                    f"{instead} one off with ZOO_DISABLE_PLUGINS."
                 )
         return tuple(found)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zooplatform.testing.architectures import ArchitectureContract, header_of
+    from zooplatform.testing.generators import GeneratorContract
+    from zooplatform.testing.index_tokenizers import IndexTokenizerContract
     from zooplatform.testing.installs import PluginInstaller
     from zooplatform.testing.predictors import PredictorContract
     from zooplatform.testing.properties import PropertyContract
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchitectureContract",
+    "GeneratorContract",
+    "IndexTokenizerContract",
     "PluginInstaller",
     "PopulationSourceContract",
     "PredictorContract",
@@ -35,6 +39,8 @@ __all__ = [
 
 _HOMES = {
     "ArchitectureContract": "architectures",
+    "GeneratorContract": "generators",
+    "IndexTokenizerContract": "index_tokenizers",
     "PluginInstaller": "installs",
     "PopulationSourceContract": "sources",
     "PredictorContract": "predictors",

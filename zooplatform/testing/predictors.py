@@ -12,7 +12,6 @@ at their spread or their mean learns it.
 from __future__ import annotations
 
 import atexit
-import pickle
 import shutil
 import tempfile
 import time
@@ -27,10 +26,11 @@ import pytest
 import torch
 
 from zooplatform.catalog import open_catalog
-from zooplatform.errors import ArtifactError, ConfigError
+from zooplatform.errors import ConfigError
 from zooplatform.fitting import FitData, network_batches
 from zooplatform.interfaces import FitReport, MetricRecord
 from zooplatform.testing.samples import sample_population
+from zooplatform.testing.saved_files import check_damage_is_refused, check_data_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,10 +213,7 @@ class PredictorContract:
         folder = tmp_path / "saved"
         folder.mkdir()
         fitted.save(folder)
-        for file in _files(folder):
-            assert file.suffix in (".json", ".safetensors", ".txt"), (
-                f"{file.name} is no data format"
-            )
+        check_data_files(folder)
         loaded = make()
         loaded.load(folder)
         for _, batch in network_batches(data.validation):
@@ -226,39 +223,7 @@ class PredictorContract:
     def test_a_damaged_file_is_refused_and_never_run(
         self, make: Callable[[], Any], fitted: Any, tmp_path: Path
     ) -> None:
-        good = tmp_path / "good"
-        good.mkdir()
-        fitted.save(good)
-        marker = tmp_path / "was run"
-        for file in _files(good):
-            whole = file.read_bytes()
-            for damaged in (whole[: len(whole) // 2], pickle.dumps(_Touch(str(marker))), None):
-                bad = tmp_path / "bad"
-                shutil.copytree(good, bad)
-                there = bad / file.relative_to(good)
-                there.unlink()
-                if damaged is not None:
-                    there.write_bytes(damaged)
-                with pytest.raises(ArtifactError):
-                    make().load(bad)
-                assert not marker.exists(), f"{file.name} was unpickled"
-                shutil.rmtree(bad)
-
-
-class _Touch:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (self.path, "w")
-
-
-def _files(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    assert found, "nothing was saved"
-    return found
+        check_damage_is_refused(fitted, make, tmp_path)
 
 
 def _rows(batch: NetworkBatch, rows: list[int]) -> NetworkBatch:

@@ -7,6 +7,9 @@ class TestMyTokenizer(TokenizerContract):
 
 Networks are drawn by hypothesis: any number of layers, shapes without axes and without elements, values of every bit
 pattern, tensors that share memory and tensors with strides.
+
+Tokenizers whose tokens are indices into codebooks (`token_kind` index) keep `IndexTokenizerContract` in
+`zooplatform.testing.index_tokenizers`: everything here but that values come back exactly.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
     from zooplatform.interfaces import Layout, StateDict
 
-__all__ = ["TokenizerContract", "state_dicts"]
+__all__ = ["TokenizerContract", "contract_settings", "sample_state", "state_dicts"]
 
 _FLOATING = (
     *("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz"),
@@ -47,7 +50,7 @@ _KINDS: dict[str, tuple[tuple[str, int], ...]] = {
 }
 
 # A contract's tests run in many classes, with fixtures that are made once per test.
-_settings = settings(
+contract_settings = settings(
     deadline=None,
     max_examples=25,
     suppress_health_check=[
@@ -147,7 +150,7 @@ class TokenizerContract:
                 assert same_bits(decoded[name], value), name
 
     @given(data=st.data())
-    @_settings
+    @contract_settings
     def test_decode_undoes_encode(self, tokenizer: Any, data: Any) -> None:
         state = self.draw(data)
         before = {name: value.clone() for name, value in state.items()}
@@ -161,7 +164,7 @@ class TokenizerContract:
         self.check(tokenizer.decode(batch, layout=layout), before)
 
     @given(data=st.data())
-    @_settings
+    @contract_settings
     def test_layers_may_be_given(self, tokenizer: Any, data: Any) -> None:
         state = self.draw(data)
         layout, layers = layout_of(state), layers_of(state)
@@ -170,7 +173,7 @@ class TokenizerContract:
         assert set(batch.positions[0, :, 1].tolist()) <= {layer.index for layer in layers}
 
     @given(data=st.data())
-    @_settings
+    @contract_settings
     def test_the_batch_is_well_formed(self, tokenizer: Any, data: Any) -> None:
         state = self.draw(data)
         tokens, mask, positions, scales = tokenizer.encode(state, layout=layout_of(state))
@@ -188,7 +191,7 @@ class TokenizerContract:
         assert all(len(value) == 1 for value in scales.values())
 
     @given(data=st.data())
-    @_settings
+    @contract_settings
     def test_padding_does_not_matter(self, tokenizer: Any, data: Any) -> None:
         state = self.draw(data)
         layout = layout_of(state)
@@ -246,7 +249,7 @@ class TokenizerContract:
             tokenizer.decode(two, layout=layout_of(state))
 
     @given(data=st.data())
-    @_settings
+    @contract_settings
     def test_a_population_is_encoded_as_its_networks_are(self, tokenizer: Any, data: Any) -> None:
         if not self.population:
             assert not hasattr(tokenizer, "encode_population"), "set `population = True`"
