@@ -26,6 +26,7 @@ __all__ = ["SCALINGS", "Scaling", "asinh_", "asinh_limit", "divide_by_spread_", 
 
 Scaling: TypeAlias = Literal["none", "std", "asinh"]
 SCALINGS: tuple[Scaling, ...] = ("none", "std", "asinh")
+_BLOCK = 1 << 17  # values whose intermediate arrays stay in the cache of a core
 
 
 def divide_by_spread_(layers: Sequence[torch.Tensor], spreads: torch.Tensor) -> None:
@@ -55,14 +56,26 @@ def asinh_limit(dtype: torch.dtype, gain: float) -> float:
 
 
 def asinh_(values: torch.Tensor, gain: float) -> None:
-    """Scale in place. On the CPU through numpy, whose loops are vectorised where torch's are not."""
-    if values.device.type == "cpu":
-        with np.errstate(all="ignore"):
-            array = values.numpy()
-            np.multiply(array, gain, out=array)
-            np.arcsinh(array, out=array)
-    else:
+    """Scale in place.
+
+    On the CPU by log1p(a + a^2 / (1 + sqrt(1 + a^2))) of the magnitude a, since the loops of `asinh` are vectorised on
+    few processors, in torch and in numpy; 2 eps apart from it.
+    """
+    if values.device.type != "cpu":
         values.mul_(gain).asinh_()
+        return
+    flat = values.view(-1)
+    buffers = flat.new_empty((4, min(_BLOCK, len(flat))))
+    for part in torch.split(flat, _BLOCK):
+        magnitude, small, square, root = (buffer[: len(part)] for buffer in buffers)
+        torch.abs(part.mul_(gain), out=magnitude)
+        # From 2^60 on asinh(a) is log(2 a), and a square could overflow.
+        torch.clamp(magnitude, max=2.0**60, out=small)
+        torch.mul(small, small, out=square)
+        torch.add(square, 1, out=root).sqrt_().add_(1)
+        torch.addcdiv(magnitude, square, root, out=square)
+        square.add_(magnitude.sub_(small)).log1p_()
+        torch.copysign(square, part, out=part)
 
 
 def sinh_(values: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from zooplatform.layout import layout_of
 from zooplatform.testing.tokenizers import same_bits
 from zooplatform_chunk.chunk import ChunkRule, ChunkTokenizer
 from zooplatform_chunk.neuron import NeuronTokenizer
+from zooplatform_chunk.scaling import asinh_
 
 
 def there_and_back(state, **config):
@@ -77,6 +79,18 @@ def test_asinh_keeps_its_bound(values, gain) -> None:
     bound = 10 * 2.0**-23 * (1 + token.abs()) * given_.abs() + torch.finfo(torch.float32).tiny
     assert ((back["w"].double() - given_).abs() <= bound).all()
     assert torch.allclose(token, torch.asinh(gain * given_), rtol=1e-5, atol=1e-37)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_asinh_is_that_of_numpy_for_values_of_any_size(dtype) -> None:
+    draw = np.random.default_rng(0)
+    most = math.log10(torch.finfo(dtype).max) - 2
+    sizes = 10 ** draw.uniform(-most, most, 200_000)  # more than one block
+    values = torch.tensor(draw.choice([-1, 1], 200_000) * sizes).to(dtype)
+    expected = np.arcsinh(2.0 * values.numpy().astype(np.longdouble))
+    asinh_(values, 2.0)
+    error = np.abs(values.numpy() - expected) / np.abs(expected)
+    assert float(error.max()) <= 3 * torch.finfo(dtype).eps
 
 
 def test_asinh_keeps_what_is_not_finite() -> None:
