@@ -46,14 +46,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "weights": {
         "guard": 6.0,
-        "guard_share": 0.75,
+        "guard_share": 0.6,
         "members": [
-            {"encoder": "propagation", "epochs": 10, "learning_rate": 1.5e-3},
-            {"encoder": "probes", "epochs": 12, "batch_size": 32, "guarded": True},
+            {"encoder": "propagation", "epochs": 10, "learning_rate": 1.5e-3, "count": 2},
+            {"encoder": "probes", "epochs": 12, "batch_size": 32, "guarded": True, "count": 2},
         ],
     },
     "best": {
         "trees": 1.0,
+        "perceptron": 1.0,
+        "guard": 1.0,
         "members": [
             {
                 "encoder": "statistics", "statistics": "both", "count": 3, "epochs": 20,
@@ -179,13 +181,15 @@ class SneConfig:
         target_kind: `bounded` targets lie in [0, 1] and are predicted as logits, `free` ones are standardised; `auto`
             takes targets that all lie in [0, 1] for bounded.
         logit_clip: bounded targets are kept this far from 0 and 1.
-        trees: weight of gradient boosting on rich statistics among the members; 0 has none.
+        trees, perceptron: weights of gradient boosting and of a perceptron on aggregated rich statistics among the
+            members; 0 has none. See `companions`.
         guard, guard_share: how far guarded members move the score, and by which share of the difference; see `fusion`.
     """
 
     members: tuple[MemberConfig, ...]
     combine: str = "mean"
     trees: float = 0.0
+    perceptron: float = 0.0
     guard: float = 4.0
     guard_share: float = 0.5
     target_kind: str = "auto"
@@ -217,6 +221,11 @@ class SneConfig:
         if settings.get("guard_share", 0) > 1:
             raise ConfigError(f"guard_share is {settings['guard_share']:g}; use 0 to 1.")
         return cls(members=tuple(parsed), **settings)
+
+    @property
+    def companions(self) -> tuple[float, float]:
+        """Weights in the order of `COMPANIONS`."""
+        return self.trees, self.perceptron
 
     def describe(self) -> dict[str, Any]:
         """Everything, as `parse` takes it."""

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from zooplatform.errors import ConfigError
+from zooplatform.fit_state import digest
 from zooplatform.fitting import network_batches
 from zooplatform.interfaces import NetworkBatch
-from zooplatform_sne.state import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -24,8 +24,8 @@ import torch
 
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import NetworkBatch
+from zooplatform.symmetry import hidden_groups, permute
 from zooplatform_sne.encoder import NetworkEncoder
-from zooplatform_sne.permute import hidden_groups, permute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -28,10 +28,10 @@ from torch.nn import functional
 
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import LAYER_TYPES
+from zooplatform.symmetry import hidden_groups
 from zooplatform_chunk.layers import complete_layers
 from zooplatform_sne.bounded import SpanEncoder, in_blocks
 from zooplatform_sne.invariance import InvarianceSettings, PermutedEncoder
-from zooplatform_sne.permute import hidden_groups
 from zooplatform_sne.places import PlaceEncoding, type_encoding
 from zooplatform_sne.sets import SetSettings, SetToSet, SetToVector
 

@@ -1,27 +1,26 @@
 """The predictor `sne`: an ensemble of encoders with their heads.
 
-Legend for shapes: N networks, B networks of a batch, P values of one network, E models of the ensemble (trees, where
-there are any, are the last), d size of all embeddings side by side.
+Legend for shapes: N networks, B networks of a batch, P values of one network, E models of the ensemble (companions,
+where there are any, are the last), d size of all embeddings side by side.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from zooplatform.errors import ArtifactError, ConfigError, NotInstalledError
-from zooplatform.fitting import network_batches
+from zooplatform.errors import ArtifactError, ConfigError
+from zooplatform.fit_state import drop_prefix, read_state, with_prefix, write_state
 from zooplatform.interfaces import FitReport
+from zooplatform_sne.companions import new_companions
 from zooplatform_sne.config import CONFIGS, SneConfig, build_encoder
 from zooplatform_sne.data import Networks, PreparedData, usable_rows
 from zooplatform_sne.fusion import Fusion, stacked_shares
 from zooplatform_sne.losses import TargetScale, kendall_tau
-from zooplatform_sne.state import drop_prefix, read_state, with_prefix, write_state
 from zooplatform_sne.training import Fitted, Head, Job, SneModel, fit_model, scores_of
 
 if TYPE_CHECKING:
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
 
     from zooplatform.fitting import FitData
     from zooplatform.interfaces import NetworkBatch
+    from zooplatform_sne.companions import Companion
     from zooplatform_sne.config import MemberConfig
-    from zooplatform_statnn.boosted import AggregateRich
 
 __all__ = ["SnePredictor"]
 
 _FORMAT = 1
-_WEIGHTS, _DESCRIPTION, _TREES = "models.safetensors", "predictor.json", "trees"
+_WEIGHTS, _DESCRIPTION = "models.safetensors", "predictor.json"
 _SLICE_VALUES = 1 << 22  # values of weights that are looked at at once
 _SLICE_ROWS = 1024
 
@@ -53,7 +52,7 @@ class SnePredictor:
         self._scale = TargetScale(bounded=True)
         self._target = ""
         self._models: list[list[SneModel]] = []  # by member
-        self._trees: AggregateRich | None = None
+        self._companions: list[Companion] = []
         self._fusion = Fusion(base=np.ones(1), guarded=np.zeros(1))
         self._device = torch.device("cpu")
 
@@ -98,15 +97,10 @@ class SnePredictor:
                 models.append(model)
                 left -= 1
             self._models.append(models)
-        self._trees = None
-        if parsed.trees:
-            self._trees = _trees()
-            kind = "logit" if scale.bounded else "none"
-            self._trees.fit(data, target=target, config={"target_transform": kind}, seed=seed)
-            rows = np.empty(len(data.validation))
-            for indices, batch in network_batches(data.validation):
-                rows[indices] = self._tree_scores(batch).numpy()
-            scores.append(rows[validation.rows])
+        self._companions = new_companions(parsed.companions)
+        for companion in self._companions:
+            companion.fit(data, target=target, scale=scale, seed=seed)
+            scores.append(companion.validation_scores(data, scale)[validation.rows])
         stacked = np.stack(scores)
         self._fusion = self._fused(parsed, stacked, validation)
         return self._report(reports, stacked, train, validation, time.monotonic() - began)
@@ -116,18 +110,13 @@ class SnePredictor:
     ) -> Fusion:
         """How the scores (E, N) of the validation networks are best joined."""
         listed = [(m.weight / m.count, m.guarded) for m in config.members for _ in range(m.count)]
-        if config.trees:
-            listed.append((config.trees, False))
+        listed += [(companion.weight, False) for companion in self._companions]
         weights, guards = (np.array(column) for column in zip(*listed, strict=True))
         base, guarded = np.where(guards, 0, weights), np.where(guards, weights, 0)
         if config.combine == "stack":
             wanted = self._scale.scores(torch.from_numpy(validation.targets)).numpy()
             base[~guards] = stacked_shares(scores[~guards], wanted)
         return Fusion.fit(base, guarded, scores, share=config.guard_share, guard=config.guard)
-
-    def _tree_scores(self, batch: NetworkBatch) -> torch.Tensor:
-        assert self._trees is not None
-        return self._scale.scores(self._trees.predict(batch))
 
     def _new(self, member: MemberConfig, seed: int) -> SneModel:
         with torch.random.fork_rng(devices=[]):
@@ -171,8 +160,9 @@ class SnePredictor:
                 notes.append(
                     f"{networks.left_out} {part} networks left out: NaN or infinite weights."
                 )
-        if self._trees is not None:
-            metrics["validation_tau/trees"] = kendall_tau(scores[-1], validation.targets)
+        for at, companion in enumerate(self._companions, start=len(reports)):
+            name = companion.name
+            metrics[f"validation_tau/{name}"] = kendall_tau(scores[at], validation.targets)
         for at, (name, fitted) in enumerate(reports.items()):
             metrics[f"validation_tau/{name}"] = fitted.tau
             metrics[f"best_epoch/{name}"] = float(fitted.best_epoch)
@@ -200,7 +190,7 @@ class SnePredictor:
         models = self._flat()
         dim = sum(model.encoder.dim for model in models)
         embedded = torch.full((len(batch.weights), dim), torch.nan)
-        columns = len(models) + (self._trees is not None)
+        columns = len(models) + len(self._companions)
         scores = torch.full((len(batch.weights), columns), torch.nan, dtype=torch.float64)
         size = min(_SLICE_ROWS, max(1, _SLICE_VALUES // max(1, batch.weights.shape[1])))
         for start in range(0, len(batch.weights), size):
@@ -213,8 +203,8 @@ class SnePredictor:
             found = list(self._run(batch._replace(weights=kept.to(self._device))))
             embedded[at] = torch.cat([vectors for vectors, _ in found], dim=1).cpu()
             values = [values.double().cpu() for _, values in found]
-            if self._trees is not None:
-                values.append(self._tree_scores(batch._replace(weights=kept)))
+            usable = batch._replace(weights=kept)
+            values += [companion.scores(usable, self._scale) for companion in self._companions]
             scores[at] = torch.stack(values, dim=1)
         return embedded, scores
 
@@ -250,9 +240,8 @@ class SnePredictor:
             "config": self._config.describe(),
             "fusion": {"share": self._fusion.share, "limit": self._fusion.limit},
         }
-        if self._trees is not None:
-            (folder / _TREES).mkdir(exist_ok=True)
-            self._trees.save(folder / _TREES)
+        for companion in self._companions:
+            companion.save(folder)
         text = json.dumps(described, indent=2, sort_keys=True)
         (folder / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
@@ -294,29 +283,13 @@ class SnePredictor:
                 f"{folder / _WEIGHTS} does not fit {path}: {str(exc)[:300]}. It was changed, or written by a version "
                 "with other statistics. Fit the predictor again."
             ) from exc
-        trees = None
-        if config.trees:
-            trees = _trees()
-            trees.load(folder / _TREES)
+        companions = new_companions(config.companions)
+        for companion in companions:
+            companion.load(folder)
         self._config, self._scale, self._target = config, scale, target
-        self._models, self._trees, self._fusion = models, trees, fusion
+        self._models, self._companions, self._fusion = models, companions, fusion
 
 
 def _seed(seed: int, member: int, number: int) -> int:
     """The seed of a model, unrelated to those of the others."""
     return int(np.random.SeedSequence([seed, member, number]).generate_state(1)[0])
-
-
-def _trees() -> AggregateRich:
-    """Gradient boosting on the statistics of layers.
-
-    Raises:
-        NotInstalledError: the extra is missing.
-    """
-    if find_spec("lightgbm") is None:
-        raise NotInstalledError(
-            "Predictor 'sne' with trees", ["lightgbm"], "pip install 'zooplatform[boosting]'"
-        )
-    from zooplatform_statnn.boosted import AggregateRich
-
-    return AggregateRich()

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from zooplatform.errors import ConfigError
 from zooplatform_sne.chains import plan_of
 from zooplatform_sne.encoder import NetworkEncoder
 
@@ -44,7 +45,7 @@ _ACTIVATIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (functional.r
 _CHANNELS = 3  # of the learned inputs; a network with fewer takes the first
 _FLOOR = -12.0  # of logarithms of class probabilities
 _LARGEST = 1 << 24  # values of a chain that is still worth probing
-_AT_ONCE = 16  # networks
+_AT_ONCE = 512  # probes of all networks together: maps of more leave the caches
 _EPS = 1e-5  # of batch normalisation
 
 
@@ -55,7 +56,7 @@ class ProbeEncoder(NetworkEncoder):
         dim: d.
         probes: K.
         side: S, pixels.
-        classes: outputs that are told apart; more are left out, fewer are filled with zeros.
+        classes: outputs that are told apart, two at least; more are left out, fewer are filled with zeros.
         hidden: of the perceptron.
         dropout: in it.
         probe_noise: standard deviation of what is added to the probes in training, in units of an input's range.
@@ -66,7 +67,7 @@ class ProbeEncoder(NetworkEncoder):
         self,
         *,
         dim: int = 64,
-        probes: int = 32,
+        probes: int = 16,
         side: int = 16,
         classes: int = 10,
         hidden: int = 128,
@@ -75,6 +76,8 @@ class ProbeEncoder(NetworkEncoder):
         probe_rate: float = 5.0,
     ) -> None:
         super().__init__()
+        if classes < 2:
+            raise ConfigError(f"classes is {classes}; use a whole number from 2 on.")
         self.dim, self.classes = dim, classes
         self.noise, self.rate = probe_noise, probe_rate
         # AdamW moves every number by the learning rate, whatever its gradient: numbers of this size are learned
@@ -97,8 +100,9 @@ class ProbeEncoder(NetworkEncoder):
 
     def forward(self, prepared: Mapping[str, torch.Tensor], vector: VectorLayout) -> torch.Tensor:
         weights = prepared["weights"]
-        if len(weights) > _AT_ONCE:  # maps of more networks than that leave the caches
-            parts = [self({"weights": part}, vector) for part in torch.split(weights, _AT_ONCE)]
+        at_once = max(1, _AT_ONCE // len(self.inputs))
+        if len(weights) > at_once:
+            parts = [self({"weights": part}, vector) for part in torch.split(weights, at_once)]
             return torch.cat(parts)
         chain = _chain(vector)
         width = len(self.inputs) * self.classes
@@ -124,6 +128,8 @@ class ProbeEncoder(NetworkEncoder):
         if maps.dim() == 5:
             maps = maps.mean(dim=(3, 4))
         logits = maps.transpose(0, 1)  # (B, K, O)
+        if logits.shape[2] == 1:  # a single output is the logit of one class against another
+            logits = functional.pad(logits, (0, 1))
         if logits.shape[2] > self.classes:
             logits = logits[:, :, : self.classes]
         answers = torch.log_softmax(logits, dim=-1).clamp(_FLOOR, 0)

@@ -92,9 +92,11 @@ class StatisticTokens(nn.Module):
 
     def prepare(self, batch: NetworkBatch) -> dict[str, torch.Tensor]:
         """`statistics` (B, L, F) and `layers` (B, L, A)."""
-        found = [layer_statistics(batch, kind) for kind in self.kinds]
-        values = torch.cat([one.values.to(torch.float32) for one in found], dim=-1)
-        layers = _attributes(found[0].layer_types, found[0].depth)
+        found = layer_statistics(batch, self.kinds[-1])
+        values = found.values
+        if len(self.kinds) == 2:  # the plain ones are the first of the rich ones
+            values = torch.cat([values[..., : len(describe("plain"))], values], dim=-1)
+        layers = _attributes(found.layer_types, found.depth)
         return {
             "statistics": values,
             "layers": layers.to(values.device).expand(len(values), -1, -1),

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from zooplatform.errors import ConfigError
+from zooplatform.fit_state import digest, drop_prefix, read_state, with_prefix, write_state
 from zooplatform_sne.losses import kendall_tau, loss_of
-from zooplatform_sne.state import digest, drop_prefix, read_state, with_prefix, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

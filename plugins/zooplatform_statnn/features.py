@@ -45,7 +45,7 @@ Kind = Literal["plain", "rich"]
 
 _GROUPS: dict[Kind, tuple[Group, ...]] = {"plain": PLAIN_GROUPS, "rich": RICH_GROUPS}
 # Values of a slice of a batch: its intermediate arrays stay in the cache of a core, and bounded for large networks.
-_SLICE_VALUES = 1 << 20
+_SLICE_VALUES = 1 << 21
 
 
 class LayerStatistics(NamedTuple):
@@ -138,7 +138,7 @@ def _after(at: int, matrices: Sequence[int], views: Sequence[LayerView]) -> Laye
 
 
 class _Memory:
-    """Statistics of networks by the content of their weights; the oldest go when it is full."""
+    """Statistics of networks by the content of their weights; those not asked for longest go when it is full."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -146,7 +146,10 @@ class _Memory:
         self._bytes = 0
 
     def get(self, key: bytes) -> npt.NDArray[np.float32] | None:
-        return self._rows.get(key)
+        row = self._rows.get(key)
+        if row is not None:
+            self._rows.move_to_end(key)
+        return row
 
     def put(self, key: bytes, row: npt.NDArray[np.float32]) -> None:
         if key not in self._rows:

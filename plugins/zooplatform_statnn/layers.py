@@ -42,6 +42,7 @@ class LayerPlan:
         shape: (O, I, K) of the first tensor.
         kernel: spatial shape of a convolution's kernel, height and width; None elsewhere.
         transposed: the first tensor lies as (I, O): an embedding, whose units are its columns.
+        is_matrix: it maps units to units; a vector, as of a norm, has O alone.
         follows: its inputs are the units of the matrix layer before it.
     """
 
@@ -53,11 +54,8 @@ class LayerPlan:
     shape: tuple[int, int, int]
     kernel: tuple[int, int] | None
     transposed: bool
+    is_matrix: bool
     follows: bool
-
-    @property
-    def is_matrix(self) -> bool:
-        return self.shape[1] > 1 or self.shape[2] > 1 or self.kernel is not None
 
 
 def plan_layers(vector: VectorLayout) -> tuple[LayerPlan, ...]:
@@ -106,6 +104,8 @@ def _layer(members: list[Field], depth: float) -> LayerPlan:
         shape = (dims[0], dims[1], prod(dims[2:]))
         if kind == "conv" and shape[2] > 1:
             kernel = (prod(dims[2:-1]), dims[-1])
+    # A linear layer of one input is a column, and a matrix all the same.
+    maps = len(dims) >= 2 and kind in ("conv", "linear")
     return LayerPlan(
         name=first.spec.name,
         type=LAYER_TYPES.index(kind),
@@ -115,6 +115,7 @@ def _layer(members: list[Field], depth: float) -> LayerPlan:
         shape=shape,
         kernel=kernel,
         transposed=kind == "embedding" and len(dims) == 2,
+        is_matrix=maps or shape[1] > 1 or shape[2] > 1,
         follows=False,
     )
 

@@ -51,9 +51,11 @@ class Trees:
             "bagging_fraction": s.rows,
             "bagging_freq": 1 if s.rows < 1 else 0,
             "lambda_l2": s.l2,
+            # A thousand networks fill no 255 bins: 63 fit as well and take a third of the time.
+            "max_bin": 63,
             "seed": seed,
             "deterministic": True,
-            "force_row_wise": True,
+            "force_col_wise": True,
             "num_threads": 1,
             "verbosity": -1,
         }

@@ -298,6 +298,19 @@ def test_export_replaces_a_file_only_when_told(cli: Cli, mlp_path: Path, tmp_pat
     assert load_file(path)
 
 
+def test_export_to_what_cannot_be_written(cli: Cli, mlp_path: Path, tmp_path: Path) -> None:
+    (checkpoint_id, *_) = ids(mlp_path, "checkpoints", "checkpoint_id")
+    (tmp_path / "file").touch()
+    for place in ("file/o.safetensors", "file/inner/folder"):
+        result = cli("export", checkpoint_id, tmp_path / place, "-c", mlp_path)
+        assert result.exit_code == 1
+        assert "cannot be written" in result.stderr
+    other = cli("export", checkpoint_id, tmp_path / "o.pt", "-c", mlp_path)
+    assert other.exit_code == 1
+    assert "a name that ends in .safetensors" in other.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_export_of_what_is_not_one_checkpoint(cli: Cli, mlp_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.safetensors"
     zoo = cli("export", "mlps", path, "-c", mlp_path)

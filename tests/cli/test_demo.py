@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from zooplatform.catalog import open_catalog
-from zooplatform.demo import IMAGES, PREDICTOR, SPLIT, SUSPECTS, ZOO, run_demo
+from zooplatform.demo import GENERATOR, IMAGES, PREDICTOR, SPLIT, SUSPECTS, ZOO, run_demo
 from zooplatform.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 def test_it_shows_every_step(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, process = done
     assert process.returncode == 0, process.stderr
-    for number in range(1, 12):
+    for number in range(1, 13):
         assert f"\n{number}. " in process.stdout
     assert f"Everything is in {folder}. Try next:" in process.stderr
 
@@ -86,6 +87,7 @@ def test_json_twice_in_one_folder(cli: Cli, tmp_path: Path) -> None:
         "mislabel",
         "suspects",
         "correct",
+        "generate",
     ]
     assert all(step["result"] for step in steps)
     (measured,) = [step["result"] for step in steps if step["step"] == "evaluate"]
@@ -122,7 +124,8 @@ def declared(folder: Path) -> list[dict[str, Any]]:
     """What the demo's catalog says was measured."""
     with open_catalog(folder) as catalog:
         return catalog.sql(
-            "select * exclude (commit_id) from metrics where origin <> 'predicted' order by all"
+            "select m.* exclude (commit_id) from metrics m join wide w using (checkpoint_id) "
+            "where origin <> 'predicted' and not starts_with(zoo_id, 'generated') order by all"
         ).to_pylist()
 
 
@@ -143,7 +146,8 @@ def test_the_figures_are_those_of_the_networks_kept_from_the_predictor(tmp_path:
             [PREDICTOR, SPLIT],
         ).to_pydict()
         fitted = catalog.sql(
-            "select json_extract_string(data, '$.train.models')::int as n from artifacts"
+            "select json_extract_string(data, '$.train.models')::int as n from artifacts "
+            "where kind = 'predictor'"
         )
         roles = catalog.sql(
             "select role, count(distinct model_id) as n from splits where name = ? group by role",
@@ -151,7 +155,8 @@ def test_the_figures_are_those_of_the_networks_kept_from_the_predictor(tmp_path:
         ).to_pylist()
         torn = catalog.sql(
             "select h.value from splits join hyperparameters h using (model_id) "
-            "where h.key = 'stack' group by h.value having count(distinct role) > 1"
+            "where h.key = 'stack' and splits.name = ? group by h.value having count(distinct role) > 1",
+            [SPLIT],
         )
     y, said = np.array(rows["y"]), np.array(rows["said"])
     pairs = np.triu_indices(len(y), 1)
@@ -261,7 +266,34 @@ def test_it_needs_no_extra(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[-1]["step"] == "correct"
+    assert json.loads(done.stdout)[-1]["step"] == "generate"
+
+
+# --- a new network ----------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_written_as_the_instruction_says(tmp_path: Path) -> None:
+    """It is in the catalog, of the activation that was asked for, nearly as accurate as trained ones, and no copy."""
+    found = results(tmp_path / "d")["generate"]
+    assert found["activations"] == "tanh"
+    assert found["best_accuracy"] >= found["mean_accuracy"] > 0.9 * found["accuracy_of_trained"]
+    assert found["relative_novelty"] > 0.1
+    with open_catalog(tmp_path / "d" / ZOO) as catalog:
+        made = catalog.build(found["checkpoint_id"])
+        (edge,) = catalog.sql(
+            "select l.parent_id, a.name, json_extract_string(l.detail, '$.instruction') as told, m.license "
+            "from lineage l join checkpoints c on l.child_id = c.model_id join models m using (model_id) "
+            "join artifacts a on a.artifact_id = l.parent_id "
+            "where l.relation = 'generated_by' and c.checkpoint_id = ?",
+            [found["checkpoint_id"]],
+        ).to_pylist()
+        with np.load(catalog.path / IMAGES) as images:
+            x, y = torch.from_numpy(images["x"]), torch.from_numpy(images["y"])
+    assert (edge["name"], edge["license"]) == (GENERATOR, "CC0-1.0")
+    assert edge["told"] == found["instruction"]
+    with torch.no_grad():
+        accuracy = (made(x).argmax(1) == y).float().mean().item()
+    assert accuracy > 0.8
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -273,6 +305,13 @@ def test_a_folder_with_other_things_is_left_alone(cli: Cli, tmp_path: Path) -> N
     assert result.exit_code == 1
     assert "is already there and not from this demo. Give --output" in result.stderr
     assert [item.name for item in tmp_path.iterdir() if item.name != "home"] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_made(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = cli("demo", "--output", tmp_path / "file" / "demo")
+    assert result.exit_code == 1
+    assert "the demo cannot write there (Not a directory). Give --output" in result.stderr
 
 
 def test_an_interrupted_copy_is_begun_again(cli: Cli, tmp_path: Path) -> None:

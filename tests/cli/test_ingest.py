@@ -113,6 +113,12 @@ def test_an_unknown_scheme_names_the_known_ones(cli: Cli, path: Path) -> None:
     assert "local" in result.stderr
 
 
+def test_a_scheme_alone_is_no_path(cli: Cli, path: Path) -> None:
+    result = cli("ingest", "hf-hub:", "-c", path)
+    assert result.exit_code == 1
+    assert "Error: hf-hub:: The reference ends after the scheme. Give hf-hub:rest." in result.stderr
+
+
 def test_without_plugins_nothing_can_be_read(cli: Cli, tmp_path: Path, path: Path) -> None:
     result = cli("--no-plugins", "ingest", weights(tmp_path / "a.safetensors"), "-c", path)
     assert result.exit_code == 1

@@ -91,9 +91,9 @@ def test_evaluation_has_the_figures_and_warns_of_what_was_seen(
 ) -> None:
     done = cli("predictor", "evaluate", "lin", "--query", ALL, "-c", zoo, "--json")
     found = json.loads(done.stdout)
-    assert list(found)[:9] == [
+    assert list(found)[:10] == [
         *("name", "backend", "n", "num_models", "kendall_tau", "kendall_tau_ci"),
-        *("spearman", "r2", "mae"),
+        *("spearman", "r2", "mae", "mse"),
     ]
     assert (found["n"], found["num_models"]) == (70, 40)
     low, high = found["kendall_tau_ci"]

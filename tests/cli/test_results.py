@@ -193,3 +193,17 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "result.csv"
     with pytest.raises(ConfigError, match=r"result\.csv cannot be written: No such file"):
         write_result(reader(), "csv", output=path)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"result\.csv cannot be written: Not a directory"):
+        write_result(reader(), "csv", output=tmp_path / "file" / "result.csv")
+
+
+def test_a_type_that_parquet_lacks_is_named(tmp_path: Path) -> None:
+    value = pa.scalar((0, 1, 0), pa.month_day_nano_interval())
+    table = pa.table({"a": [1], "i": pa.array([value.as_py()], value.type)})
+    with pytest.raises(ConfigError, match=r"i \(month_day_nano_interval\).*::VARCHAR"):
+        write_result(table.to_reader(), "parquet", output=tmp_path / "result.parquet")
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from zooplatform.errors import ConfigError, IntegrityError
 from zooplatform.evaluation.matrix import run_matrix, state_path
 from zooplatform.evaluation.render import load_results, page
 from zooplatform.evaluation.scores import kendall_tau, mae, paired_difference, r2
+from zooplatform.evaluation.state import pack, unpack
 from zooplatform.evaluation.tuning import Trial, best_trial, trial_configs
 from zooplatform.growing.ranges import derive_seed
 from zooplatform.splits import find_split, split_members
@@ -47,6 +48,11 @@ def test_figures_are_those_of_the_predictions(compared: Catalog, tmp_path: Path)
         assert said["kendall_tau"] == pytest.approx(kendall_tau(target, prediction), abs=1e-5)
         assert said["r2"] == pytest.approx(r2(target, prediction), abs=1e-5)
         assert said["mae"] == pytest.approx(mae(target, prediction), abs=1e-5)
+        assert said["mse"] == pytest.approx(float(((target - prediction) ** 2).mean()), abs=1e-8)
+    for name in ("spearman", "r2", "mae", "mse"):
+        assert bent[name] == pytest.approx(
+            np.mean([said[name] for said in bent["seeds"]]), abs=1e-5
+        )
     taus = [said["kendall_tau"] for said in bent["seeds"]]
     assert bent["kendall_tau"] == pytest.approx(np.mean(taus), abs=1e-5)
     assert bent["kendall_tau_std"] == pytest.approx(np.std(taus, ddof=1), abs=2e-5)
@@ -112,6 +118,8 @@ def test_a_run_goes_on_where_it_was(compared: Catalog, tmp_path: Path) -> None:
     state = state_path(output)
     lines = state.read_bytes().splitlines(keepends=True)
     assert len(lines) == 16
+    # All of one seed before the next: an interruption leaves whole tables of fewer seeds.
+    assert [json.loads(line)["seed"] for line in lines] == [0] * 8 + [1] * 8
     state.write_bytes(b"".join(lines[:10]) + lines[10][:50])  # cut off in the middle of a line
     second = run_matrix(compared, protocol(), output, only=["line"])
     assert (second.fitted, second.reused) == (6, 10)
@@ -153,6 +161,7 @@ def test_kept_networks_are_scored_by_final_alone(compared: Catalog, tmp_path: Pa
     )
     assert last.fitted == 0
     assert (seen.results["side"], last.results["side"]) == ("test", "final")
+    assert last.results["name"] == f"{seen.results['name']}-final"  # of their pages too
     names = "ids/cnn-a/test_accuracy"
     looked, kept = (set(np.load(tmp_path / f"{n}.npz")[names].tolist()) for n in ("seen", "last"))
     assert kept == {
@@ -219,6 +228,31 @@ def test_predictions_about_other_networks_are_not_scored(compared: Catalog, tmp_
     state_path(output).write_text(json.dumps(record) + "\n")
     with pytest.raises(IntegrityError, match="not about the test networks of mlp-a"):
         run_matrix(compared, asked, output, only=["line"])
+
+
+def test_a_fit_that_says_the_same_of_all_has_no_tau(compared: Catalog, tmp_path: Path) -> None:
+    """Trees on a few networks predict a constant: its rank correlation is undefined, and no reason to lose the rest."""
+    output = tmp_path / "out.json"
+    cells = [{"kind": "in-distribution", "targets": ["test_accuracy"], "seeds": [0]}]
+    asked = protocol(cells=cells)
+    first = run_matrix(compared, asked, output, only=["line", "flat"]).results
+    lines = [json.loads(line) for line in state_path(output).read_text().splitlines()]
+    for record in lines:
+        if record["backend"] == "flat":
+            values = np.full(
+                len(unpack(record["tests"][record["task"]["train"][0]]["predictions"])), 0.5
+            )
+            record["tests"][record["task"]["train"][0]]["predictions"] = pack(values)
+            record["val_kendall_tau"] = record["metrics"]["val_kendall_tau"] = float("nan")
+    state_path(output).write_text("".join(json.dumps(record) + "\n" for record in lines))
+    again = run_matrix(compared, asked, output, only=["line", "flat"]).results
+    for fit in again["fits"]:
+        assert (fit["val_kendall_tau"] is None) == (fit["method"] == "flat")
+    for before, after in zip(first["cells"], again["cells"], strict=True):
+        assert entry_of(after, "flat")["kendall_tau"] == 0  # it orders nothing
+        assert entry_of(after, "line")["kendall_tau"] == entry_of(before, "line")["kendall_tau"]
+        assert after["baseline"] == after["hardest_baseline"] == "line"
+    assert "| flat" in page(again)
 
 
 def test_other_code_is_noticed_and_fitted_again_when_asked(

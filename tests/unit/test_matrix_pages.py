@@ -61,6 +61,9 @@ def test_pages_come_from_the_json_alone_and_are_the_same_each_time(
         in text
     )
     assert "cnn-b (by checkpoint)" in text
+    summary = next(s for s in report.results["summaries"] if s["kind"] == "cross-dataset")
+    entry = next(e for e in summary["methods"] if e["method"] == "line")
+    assert f"| {entry['mae']:.4f} | {entry['mse']:.3g} |" in text
 
 
 def test_results_that_are_none(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from zooplatform.evaluation.scores import (
     group_draws,
     kendall_tau,
     mae,
+    mse,
     paired_difference,
     r2,
     scores,
@@ -42,6 +43,7 @@ def test_ranks_are_compared_as_scipy_does(pairs: list[tuple[float, float]]) -> N
 def test_errors_are_those_of_the_definition() -> None:
     target, prediction = [1.0, 2.0, 3.0, 6.0], [1.0, 2.5, 3.0, 5.0]
     assert mae(target, prediction) == pytest.approx(1.5 / 4)
+    assert mse(target, prediction) == pytest.approx(1.25 / 4)
     assert r2(target, prediction) == pytest.approx(1 - 1.25 / 14)
     assert r2(target, [3.0] * 4) == 0
 
@@ -51,6 +53,7 @@ def test_what_is_not_defined_is_nan() -> None:
     assert all(np.isnan([found.kendall_tau, *found.kendall_tau_ci, found.spearman, found.r2]))
     assert np.isnan(kendall_tau([1, 2, 3], [7, 7, 7]))
     assert found.mae == pytest.approx(2.9)
+    assert found.mse == pytest.approx(2.9**2 + 2)  # off by 2.9 in the mean, and by the variance
 
 
 def test_a_draw_is_the_figure_of_its_copies() -> None:

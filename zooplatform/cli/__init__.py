@@ -51,6 +51,10 @@ COMMANDS: Mapping[str, BuiltinCommand] = {
     "predictor": BuiltinCommand(
         "zooplatform.cli.predictor:predictor", "Tell from its weights what a network can do."
     ),
+    "generator": BuiltinCommand(
+        "zooplatform.cli.generator:generator",
+        "Write the weights of new networks, from an instruction.",
+    ),
     "report": BuiltinCommand(
         "zooplatform.cli.report:report", "Draw a zoo: one HTML page that needs nothing else."
     ),

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = [
     "artifact_fields",
     "config_options",
+    "data_options",
     "max_minutes_option",
     "name_option",
+    "pairs",
     "print_artifacts",
 ]
 
@@ -53,6 +55,40 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return config(settings(command))
 
 
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--data-folder FOLDER` and `--data NAME=SOURCE`: where the images of data sets are."""
+    folder = click.option(
+        "--data-folder",
+        metavar="FOLDER",
+        help="Where relative paths of the images start that networks were trained on. "
+        "[default: ZOO_DATA_FOLDER, else here]",
+    )
+    sources = click.option(
+        "--data",
+        "data",
+        metavar="NAME=SOURCE",
+        multiple=True,
+        help="Where the images of data set NAME are now, such as mnist=npz:images/mnist.npz. Can be "
+        "given often. [default: where they were]",
+    )
+    return folder(sources(command))
+
+
+def pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    """`KEY=VALUE` texts of an option that can be given often.
+
+    Raises:
+        click.UsageError: one is none.
+    """
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise click.UsageError(f"{option} {text!r}: write it as KEY=VALUE.")
+        found[key.strip()] = value
+    return found
+
+
 def artifact_fields(artifact: Artifact) -> dict[str, Any]:
     """An artifact as JSON."""
     names = ("artifact_id", "kind", "name", "backend", "plugin_version")
@@ -70,18 +106,25 @@ def print_artifacts(catalog: str, kind: str, *, as_json: bool) -> None:
         out.data([artifact_fields(item) for item in found])
         return
     rows = [
-        (
-            item.name,
-            item.artifact_id,
-            item.backend,
-            item.data.get("target"),
-            item.data.get("train", {}).get("checkpoints", item.data.get("checkpoints")),
-            item.metrics.get("validation_tau"),
-            f"{item.created_at:%Y-%m-%d %H:%M}",
-        )
+        {
+            "name": item.name,
+            "artifact_id": item.artifact_id,
+            "backend": item.backend,
+            "target": item.data.get("target"),
+            "data_sets": ", ".join(item.data.get("datasets", {})),
+            "fitted_on": item.data.get("train", {}).get(
+                "checkpoints", item.data.get("checkpoints")
+            ),
+            "validation_tau": item.metrics.get("validation_tau"),
+            "created": f"{item.created_at:%Y-%m-%d %H:%M}",
+        }
         for item in found
     ]
-    columns = ("name", "artifact_id", "backend", "target", "fitted_on", "validation_tau", "created")
-    out.table(rows, columns)
+    left_out = ("target", "validation_tau") if kind == "generator" else ("data_sets",)
+    columns = (
+        *("name", "artifact_id", "backend", "target", "data_sets"),
+        *("fitted_on", "validation_tau", "created"),
+    )
+    out.table(rows, [name for name in columns if name not in left_out])
     if not found:
         out.note(f"No {kind} yet; `zoo {kind} fit` makes one.")

@@ -6,7 +6,7 @@ import csv
 import io
 import secrets
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.cli._output import Output, out
@@ -42,7 +42,7 @@ def write_result(
         The rows written, and whether `limit` left rows out.
 
     Raises:
-        ConfigError: `output` cannot be written.
+        ConfigError: `output` cannot be written, or the format cannot hold a column.
     """
     batches = _Limited(reader, limit)
     if output_format in BINARY_FORMATS:
@@ -114,11 +114,19 @@ def _write_csv(batches: _Limited, target: Output) -> None:
 
 
 def _write_parquet(batches: _Limited, sink: BinaryIO, _: bool) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(sink, batches.schema, compression="zstd") as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+    try:
+        with pq.ParquetWriter(sink, batches.schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except pa.ArrowNotImplementedError as error:
+        columns = ", ".join(f"{field.name} ({field.type})" for field in batches.schema)
+        raise ConfigError(
+            f"Parquet cannot hold these columns: {columns}. {error}. Cast the one that is meant, "
+            "an INTERVAL with ::VARCHAR, or use --format arrow."
+        ) from error
 
 
 def _write_arrow(batches: _Limited, sink: BinaryIO, streaming: bool) -> None:
@@ -173,4 +181,5 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

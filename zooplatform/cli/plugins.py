@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zooplatform.cli import COMMANDS
 from zooplatform.cli._options import json_option, note_options
 from zooplatform.cli._output import out
 from zooplatform.cli._session import get_session
-from zooplatform.interfaces import BackendSpec, CommandSpec, SourceSpec
+from zooplatform.interfaces import BackendSpec, SourceSpec
 from zooplatform.plugin_scaffold import PROJECT_KINDS, write_project
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def show(name: str, as_json: bool) -> None:
     registry = get_session().registry
     plugin = registry.plugin(name)
     provided = [_provided(kind, spec) for kind, spec in registry.provided_by(name)]
+    for row in provided:
+        if row["kind"] == "command":
+            row["name"] = f"zoo {_as_typed(name, row['name'], registry)}"
     values = _as_dict(plugin, registry)
     if as_json:
         out.data({**values, "descriptors": provided})
@@ -138,10 +142,15 @@ def _provided(kind: str, spec: Any) -> dict[str, Any]:
     row["from"] = getattr(spec, "factory", None) or getattr(spec, "target", None) or spec.sql
     if isinstance(spec, SourceSpec):
         row["name"] = f"{spec.name} ({spec.scheme}:)" if spec.scheme != spec.name else spec.name
-    if isinstance(spec, CommandSpec):
-        row["name"] = f"zoo {spec.name}"
     row["missing"] = ", ".join(missing_requirements(spec)) if isinstance(spec, BackendSpec) else ""
     return row
+
+
+def _as_typed(plugin: str, command: str, registry: Registry) -> str:
+    """A command's name on the command line: with its plugin's where another command has its own."""
+    qualified = f"{plugin}-{command}"
+    clashes = any((o, spec.name) == (plugin, qualified) for o, spec in registry.commands)
+    return qualified if clashes or command in COMMANDS else command
 
 
 def _requirements(found: Iterable[PluginInfo]) -> list[str]:

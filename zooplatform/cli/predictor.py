@@ -213,6 +213,7 @@ def evaluate(
         "spearman": scores.spearman,
         "r2": scores.r2,
         "mae": scores.mae,
+        "mse": scores.mse,
     }
     known = {"name": found.artifact.name, "backend": found.artifact.backend}
     if as_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from zooplatform.errors import ConfigError, IntegrityError
 from zooplatform.evaluation.bootstrap import resampled_taus
 from zooplatform.evaluation.fits import ids_digest
-from zooplatform.evaluation.scores import interval, mae, r2, spearman
+from zooplatform.evaluation.scores import interval, mae, mse, r2, spearman
 from zooplatform.evaluation.state import unpack
 from zooplatform.growing.ranges import derive_seed
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from zooplatform.evaluation.sides import Rows
 
 __all__ = ["SUBSETS", "Fits", "TestRows", "compare"]
+
+# Beside tau, of every fit: means over seeds, and over cells.
+_FIGURES = ("spearman", "r2", "mae", "mse")
 
 SUBSETS = ("all", "last")
 
@@ -161,6 +164,7 @@ def _score(
                     "spearman": _round(spearman(target, prediction)),
                     "r2": _round(r2(target, prediction)),
                     "mae": _round(mae(target, prediction)),
+                    "mse": _round(mse(target, prediction), 8),
                 }
             )
         validation = float(np.mean([found[at][2]["val_kendall_tau"] for at in places]))
@@ -176,7 +180,7 @@ def _score(
             "kendall_tau": _round(figures[label].tau),
             "kendall_tau_std": _spread(taus.value[places]),
             "kendall_tau_ci": _ci(figures[label].draws),
-            **{name: _mean(item[name] for item in seeds_of) for name in ("spearman", "r2", "mae")},
+            **_mean_figures(seeds_of),
             "val_kendall_tau": _round(validation),
             "seeds": seeds_of,
         }
@@ -241,10 +245,7 @@ def _summary(
             "method": label,
             "kendall_tau": _round(mean.tau),
             "kendall_tau_ci": _ci(mean.draws),
-            **{
-                name: _mean(figures[label].entry[name] for figures in cells)
-                for name in ("spearman", "r2", "mae")
-            },
+            **_mean_figures(figures[label].entry for figures in cells),
             "lowest": _round(min(figures[label].tau for figures in cells)),
             **_against(mean, means, baseline, hardest),
         }
@@ -270,9 +271,9 @@ def _average(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def _round(value: float) -> float | None:
-    """Five digits, and null for what is undefined, since JSON has no NaN."""
-    return round(float(value), 5) if math.isfinite(value) else None
+def _round(value: float, digits: int = 5) -> float | None:
+    """Rounded, and null for what is undefined, since JSON has no NaN."""
+    return round(float(value), digits) if math.isfinite(value) else None
 
 
 def _ci(draws: npt.NDArray[np.float64]) -> list[float | None]:
@@ -283,6 +284,12 @@ def _spread(values: npt.NDArray[np.float64]) -> float | None:
     return _round(float(values.std(ddof=1))) if len(values) > 1 else None
 
 
-def _mean(values: Any) -> float | None:
-    held = list(values)
-    return None if any(value is None for value in held) else _round(_average(held))
+def _mean_figures(entries: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Means of all figures but tau. Squared errors are small, so more of their digits are kept."""
+    held = list(entries)
+    return {
+        name: None
+        if any(entry[name] is None for entry in held)
+        else _round(_average([entry[name] for entry in held]), 8 if name == "mse" else 5)
+        for name in _FIGURES
+    }

@@ -7,20 +7,16 @@ Every finished fit is kept beside the output at once, so a run that was interrup
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zooplatform import __version__
 from zooplatform.errors import ConfigError
 from zooplatform.evaluation.comparison import compare
 from zooplatform.evaluation.plan import make_plan
+from zooplatform.evaluation.records import machine, versions, write_json
 from zooplatform.evaluation.running import Run
 from zooplatform.evaluation.sides import freeze_sides, scored_rows, torn_groups
 from zooplatform.evaluation.state import FORMAT, State, unpack
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from zooplatform.interfaces import Progress
 
 __all__ = ["MatrixReport", "run_matrix", "state_path"]
-
-_LIBRARIES = ("lightgbm", "numpy", "pyarrow", "scikit-learn", "torch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,15 +113,16 @@ def run_matrix(
     }
     results = {
         "format": FORMAT,
-        "name": protocol.name,
+        # Names the pages too, which must not take the place of those of the other side.
+        "name": f"{protocol.name}-final" if final else protocol.name,
         "title": protocol.title,
         "side": "final" if final else "test",
         "complete": run.missing == 0,
         "protocol": protocol.source,
         "protocol_digest": protocol.digest,
         "only": list(only),
-        "versions": _versions(),
-        "machine": _machine(jobs, device),
+        "versions": versions(),
+        "machine": machine(jobs, device),
         "splits": sides.ids(),
         "counts": _counts(sides, rows, final=final),
         "audit": _audit(catalog, sides),
@@ -136,7 +131,7 @@ def run_matrix(
         "tuning": run.tuning,
         "failed": [{"fit": what, "reason": reason} for what, reason in run.failed],
     }
-    results = _write_json(output, results)
+    results = write_json(output, results)
     if predictions is not None:
         _write_predictions(predictions, run, rows, final=final)
     return MatrixReport(
@@ -148,32 +143,6 @@ def run_matrix(
         changed=tuple(sorted(run.changed)),
         results=results,
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"zooplatform": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _machine(jobs: int, device: str) -> dict[str, Any]:
-    """What the times depend on."""
-    found: dict[str, Any] = {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cpus": os.cpu_count(),
-        "jobs": jobs,
-        "device": device,
-    }
-    if device != "cpu":
-        import torch
-
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
 
 
 def _counts(sides: Sides, rows: TestRows, *, final: bool) -> dict[str, dict[str, int]]:
@@ -204,17 +173,6 @@ def _audit(catalog: Catalog, sides: Sides) -> dict[str, dict[str, int]]:
         }
         for zoo, split in sides.main.items()
     }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a file that is whole or not there, and give what will be read from it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-    found: dict[str, Any] = json.loads(text)
-    return found
 
 
 def _write_predictions(path: Path, run: Run, rows: TestRows, *, final: bool) -> None:

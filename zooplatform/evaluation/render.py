@@ -240,10 +240,11 @@ def _summaries(summaries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                     _figure(entry["spearman"]),
                     _figure(entry["r2"]),
                     _figure(entry["mae"], digits=4),
+                    _small(entry["mse"]),
                 )
             )
         head = ("method", "tau, all", "tau, last", "against baseline, all", "against baseline, last",
-                "against hardest, all", "worst cell", "Spearman", "R2", "MAE")  # fmt: skip
+                "against hardest, all", "worst cell", "Spearman", "R2", "MAE", "MSE")  # fmt: skip
         yield _table(head, rows)
 
 
@@ -310,6 +311,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _figure(value: float | None, *, digits: int = 3, sign: bool = False) -> str:
     return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _small(value: float | None) -> str:
+    """Three digits from the first that is not 0."""
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _with_ci(entry: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ Every finished fit is kept at once, so what was interrupted goes on where it was
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,7 +138,7 @@ class Run:
         return [
             {
                 "method": label,
-                **{name: value for name, value in record.items() if name not in ("tests", "task")},
+                **_defined({n: v for n, v in record.items() if n not in ("tests", "task")}),
                 **task._asdict(),
                 "refused": {
                     zoo: answer["refused"]
@@ -195,9 +196,10 @@ class Run:
             if stale:
                 self.changed.add(request.label)
         self.reused += len(found)
-        # Fits on the same networks follow each other, so that a process opens them once.
+        # Seed by seed: what is there when time ends is every cell with fewer seeds. Within one, fits on the same
+        # networks follow each other, so that a process opens them once.
         ordered = sorted(
-            to_do.values(), key=lambda r: (r.task.train, r.task.target, r.label, r.seed)
+            to_do.values(), key=lambda r: (r.seed, r.task.train, r.task.target, r.label)
         )
         done = len(found)
         for outcome in run_fits(
@@ -220,3 +222,10 @@ def _says(request: FitRequest) -> str:
     task = request.task
     share = "" if task.fraction == 1 else f" ({task.fraction:g} of the runs)"
     return f"{request.label} on {', '.join(task.train)}{share}, {task.target}, seed {request.seed}, {request.config}"
+
+
+def _defined(value: Any) -> Any:
+    """The same with null for NaN: a fit whose predictions are all equal has no tau."""
+    if isinstance(value, dict):
+        return {name: _defined(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -30,6 +30,7 @@ __all__ = [
     "interval",
     "kendall_tau",
     "mae",
+    "mse",
     "paired_difference",
     "r2",
     "scores",
@@ -54,6 +55,7 @@ class Scores:
         spearman: correlation of ranks.
         r2: share of the variance of the target that is explained; below 0 is worse than the mean.
         mae: mean absolute error, in the unit of the target.
+        mse: mean squared error, in its square.
     """
 
     n: int
@@ -63,6 +65,7 @@ class Scores:
     spearman: float
     r2: float
     mae: float
+    mse: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ def scores(
         spearman=spearman(y, p),
         r2=r2(y, p),
         mae=mae(y, p),
+        mse=mse(y, p),
     )
 
 
@@ -200,6 +204,12 @@ def mae(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
     """Mean absolute error."""
     y, p = _pair(target, prediction)
     return float(np.abs(y - p).mean())
+
+
+def mse(target: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
+    """Mean squared error."""
+    y, p = _pair(target, prediction)
+    return float(((y - p) ** 2).mean())
 
 
 def _pair(target: npt.ArrayLike, prediction: npt.ArrayLike) -> tuple[Array, Array]:

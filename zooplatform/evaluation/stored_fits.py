@@ -2,45 +2,32 @@
 
     artifact = fit_predictor(catalog, "sne", name="accuracy", query=query, target="test_accuracy")
 
-A fit that is interrupted keeps its state in the catalog, in `artifacts/fit-<key>/`, and the same call goes on from it.
-The key is a hash of everything that decides the result. The state is removed when the artifact is stored; where no call
-goes on, `zoo gc` removes it after its grace period.
+A fit that is interrupted goes on when the same call is made again (`fit_support`).
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import shutil
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.artifacts import check_name, require_writable, store_artifact
-from zooplatform.catalog.leases import lease
-from zooplatform.errors import CatalogError, ConfigError
+from zooplatform.errors import ConfigError
 from zooplatform.evaluation.configurations import configuration
-from zooplatform.evaluation.predictions import RUNS, predict_dataset, runs_of
+from zooplatform.evaluation.fit_support import about, check_device, fit_split, fit_state
+from zooplatform.evaluation.predictions import predict_dataset
 from zooplatform.evaluation.scores import kendall_tau, mae, r2, spearman
 from zooplatform.fitting import FitData
-from zooplatform.splits import create_split, find_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping
 
     from zooplatform.artifacts import Artifact
     from zooplatform.catalog import Catalog
-    from zooplatform.datasets import WeightDataset
-    from zooplatform.interfaces import Predictor, Progress, StateDict, Tokenizer
-    from zooplatform.splits import Split
+    from zooplatform.interfaces import FitReport, Predictor, Progress, StateDict, Tokenizer
 
-__all__ = ["DRAWN_RATIO", "fit_predictor", "fit_tokenizer"]
+__all__ = ["fit_predictor", "fit_tokenizer"]
 
-DRAWN_RATIO = "70/15/15"
-
-_LOCK = "lock"
+_EVERY = "select checkpoint_id from checkpoints where state = 'stored'"
 
 
 def fit_predictor(
@@ -88,12 +75,12 @@ def fit_predictor(
     """
     check_name(name)
     require_writable(catalog)
-    _check_device(device)
+    check_device(device)
     predictor: Predictor = catalog.registry.predictors.create(backend)
     table = configuration(backend, predictor, config, settings)
     # Before a split is frozen for it: whether the query and the target are usable.
     catalog.dataset(query, target=target, missing="drop")
-    chosen = _split(catalog, query, split, seed)
+    chosen = fit_split(catalog, query, split, seed)
     sides = {
         role: catalog.dataset(
             query, target=target, split=chosen.split_id, role=role, missing="drop"
@@ -107,13 +94,13 @@ def fit_predictor(
         "split": chosen.name,
         "split_id": chosen.split_id,
         "seed": seed,
-        "train": _about(catalog, train),
-        "validation": _about(catalog, validation),
+        "train": about(catalog, train),
+        "validation": about(catalog, validation),
         # That either side leaves the other out needs no note.
         "notes": [n for side in sides.values() for n in side.notes if "not in role" not in n],
     }
     owner = catalog.registry.predictors.owner(backend)
-    with _state(catalog, [backend, owner.version, table, data]) as folder:
+    with fit_state(catalog, [backend, owner.version, table, data]) as folder:
         report = predictor.fit(
             FitData(
                 train=train,
@@ -153,11 +140,18 @@ def fit_tokenizer(
     *,
     name: str,
     query: str | None = None,
+    split: str | None = None,
     config: str | None = None,
     settings: Iterable[str] = (),
+    data_folder: str | None = None,
+    sources: Mapping[str, str] | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Artifact:
     """Fit a tokenizer and store it.
+
+    A backend that has `fit_networks(data, config=, seed=) -> FitReport` is given the networks as a predictor is; what
+    it reports becomes the `metrics`. Without a split they are measured on the networks that it was fitted on.
 
     Args:
         catalog: a local catalog.
@@ -165,7 +159,11 @@ def fit_tokenizer(
         name: of the artifact.
         query: SQL with a column `checkpoint_id`; every stored checkpoint by default. Weights are read only as far as
             the backend asks for them.
+        split: fitted on its role train, measured on val; images are then there for backends that learn from what
+            networks compute.
         config, settings, seed: as `fit_predictor`.
+        data_folder, sources: where images are, as for `zooplatform.generation.images.task_images`.
+        progress: where to say how far it is.
 
     Raises:
         As `fit_predictor`.
@@ -182,7 +180,19 @@ def fit_tokenizer(
             read += 1
             yield catalog.state_dict(checkpoint)
 
-    tokenizer.fit(states(), seed=seed, config=table)
+    metrics: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    if hasattr(tokenizer, "fit_networks"):
+        data = _networks(catalog, query, split, data_folder, sources, progress)
+        report: FitReport = tokenizer.fit_networks(data, config=table, seed=seed)
+        read, notes = len(data.train), report.notes
+        metrics = {**report.metrics, "fit_seconds": report.seconds}
+    elif split is not None:
+        raise ConfigError(
+            f"Tokenizer {backend!r} has nothing to measure on a split. Leave --split out."
+        )
+    else:
+        tokenizer.fit(states(), seed=seed, config=table)
     return store_artifact(
         catalog,
         kind="tokenizer",
@@ -190,76 +200,32 @@ def fit_tokenizer(
         name=name,
         instance=tokenizer,
         config=table,
-        data={"query": query, "seed": seed, "checkpoints": read},
+        data={
+            "query": query,
+            "split": split,
+            "seed": seed,
+            "checkpoints": read,
+            "notes": list(notes),
+        },
+        metrics=metrics,
     )
 
 
-def _check_device(device: str) -> None:
-    import torch
+def _networks(
+    catalog: Catalog,
+    query: str | None,
+    split: str | None,
+    data_folder: str | None,
+    sources: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> FitData:
+    """What a tokenizer is fitted on: with a split also facts and images, without one every network on both sides."""
+    if split is None:
+        every = catalog.dataset(query, target=None)
+        return FitData(train=every, validation=every, progress=progress)
+    from zooplatform.generation.stored_fits import generator_data
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as exc:  # torch says so in several ways
-        reason = str(exc).splitlines()[0]
-        raise ConfigError(
-            f"Device {device!r} cannot be used ({reason}). `cpu` is always there."
-        ) from exc
-
-
-def _split(catalog: Catalog, query: str, given: str | None, seed: int) -> Split:
-    """The split that was named, or one that is drawn."""
-    if given is None:
-        inner = query.strip().rstrip(";")
-        drawn = f"select distinct checkpoint_id, run from (\n{inner}\n) join ({RUNS}) using (checkpoint_id)"
-        return create_split(catalog, None, drawn, by="run", seed=seed, ratio=DRAWN_RATIO)
-    found = find_split(catalog, given)
-    lacking = [role for role in ("train", "val") if role not in found.checkpoints]
-    if lacking:
-        raise ConfigError(
-            f"Split {found.name!r} has no role {', '.join(lacking)}; a fit needs train to learn from and val to choose "
-            "by. Create one with `zoo split create NAME --ratio 70/15/15`."
-        )
-    return found
-
-
-def _about(catalog: Catalog, data: WeightDataset) -> dict[str, Any]:
-    """Counts of what was fitted on, and a digest of the networks and their targets."""
-    runs = runs_of(catalog, data.ids)
-    digest = hashlib.sha256("\n".join(runs.column("content_hash").to_pylist()).encode())
-    digest.update(data.targets.tobytes())
-    return {
-        "checkpoints": len(data),
-        "models": len(runs.column("model_id").unique()),
-        "architectures": len(data.architectures),
-        "sha256": digest.hexdigest(),
-    }
-
-
-@contextmanager
-def _state(catalog: Catalog, decides: list[Any]) -> Iterator[Path]:
-    """The folder in which a fit keeps its state; removed when the block ends well.
-
-    Raises:
-        CatalogError: another process is at the same fit.
-    """
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    folder = catalog.path / "artifacts" / f"fit-{key}"
-    # What is younger than the lease of a living writer is not collected, and the lock is: it is touched below.
-    with lease(catalog.path):
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise CatalogError(
-                    f"The same fit is running ({folder}). Wait for it, or stop it and repeat the command, which then "
-                    "goes on."
-                ) from exc
-            os.utime(folder / _LOCK)
-            try:
-                yield folder
-            except BaseException:
-                if [p.name for p in folder.iterdir()] == [_LOCK]:
-                    shutil.rmtree(folder)  # there is nothing to go on from
-                raise
-            shutil.rmtree(folder)
+    data, _ = generator_data(
+        catalog, query or _EVERY, split, data_folder=data_folder, sources=sources
+    )
+    return replace(data, progress=progress)

@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def digits() -> Iterator[Catalog]:
-    """48 networks at 3 checkpoints each, 1,338 parameters."""
+    """The zoo `digits`: 48 networks at 3 checkpoints each, 1,338 parameters."""
     with open_catalog(_DIGITS) as catalog:
         yield catalog
 
@@ -43,7 +43,8 @@ def digits() -> Iterator[Catalog]:
 @pytest.fixture(scope="session")
 def digit_parts(digits: Catalog) -> tuple[WeightDataset, WeightDataset, WeightDataset]:
     """99 networks to train on, 21 to choose by, 24 to test on; no model is in two of them."""
-    models = digits.sql("select distinct model_id from wide order by 1")["model_id"].to_pylist()
+    query = "select distinct model_id from wide where zoo = 'digits' order by 1"
+    models = digits.sql(query)["model_id"].to_pylist()
     return (
         _of_models(digits, models[:33]),
         _of_models(digits, models[33:40]),

@@ -173,7 +173,7 @@ def test_an_interrupted_ensemble_goes_on(digit_parts: Parts, tmp_path: Path) -> 
 
 
 def test_free_targets_are_predicted_in_their_unit(digits: Catalog, digit_parts: Parts) -> None:
-    query = "select checkpoint_id, 100 * epoch + 1000 as moment from wide"
+    query = "select checkpoint_id, 100 * epoch + 1000 as moment from wide where zoo = 'digits'"
     every = digits.dataset(query, target="moment")
     of = dict(zip(every.ids, every.targets, strict=True))
     parts = [digits.dataset(query, target="moment") for _ in digit_parts]
@@ -225,7 +225,9 @@ def test_networks_that_are_no_numbers_are_left_out_and_predicted_as_nan(
 
 def test_targets_that_are_no_numbers_are_refused(digits: Catalog) -> None:
     data = digits.dataset(
-        "select checkpoint_id, null::double as x from wide", target="x", missing="keep"
+        "select checkpoint_id, null::double as x from wide where zoo = 'digits'",
+        target="x",
+        missing="keep",
     )
     with pytest.raises(ConfigError, match="144 of 144 targets are not finite"):
         SnePredictor().fit(FitData(train=data, validation=data), target="x", config={}, seed=0)
@@ -262,16 +264,23 @@ def test_members_can_be_stacked(digit_parts: Parts, tmp_path: Path) -> None:
     )
     shares = [value for name, value in report.metrics.items() if name.startswith("share/")]
     assert sum(shares) == pytest.approx(1)
-    assert len({round(share, 6) for share in shares}) == 3
+    assert min(shares) >= 0
+    assert max(shares) > 0.4  # found on the validation networks, not the third of a mean
     predictor.save(tmp_path)
     loaded = SnePredictor()
     loaded.load(tmp_path)
     np.testing.assert_array_equal(_all(loaded, digit_parts[2]), _all(predictor, digit_parts[2]))
 
 
-def test_guarded_members_and_trees_come_back_the_same(digit_parts: Parts, tmp_path: Path) -> None:
+def test_guarded_members_and_companions_come_back_the_same(
+    digit_parts: Parts, tmp_path: Path
+) -> None:
     probes = {"encoder": "probes", "probes": 4, "side": 8, "dim": 8, "epochs": 2, "guarded": True}
-    config = {"members": [MIXED["members"][0] | {"count": 1}, probes], "trees": 1.0}
+    config = {
+        "members": [MIXED["members"][0] | {"count": 1}, probes],
+        "trees": 1.0,
+        "perceptron": 1.0,
+    }
     whole = _fitted(digit_parts, config)
     whole.save(tmp_path)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
@@ -286,7 +295,8 @@ def test_guarded_members_and_trees_come_back_the_same(digit_parts: Parts, tmp_pa
     # Each part has its say: without it the predictions are others.
     without_trees = _fitted(digit_parts, config | {"trees": 0.0})
     without_probes = _fitted(digit_parts, config | {"guard_share": 0.0})
-    for less in (without_trees, without_probes):
+    without_perceptron = _fitted(digit_parts, config | {"perceptron": 0.0})
+    for less in (without_trees, without_probes, without_perceptron):
         assert np.abs(_all(less, test) - _all(whole, test)).max() > 1e-4
 
 

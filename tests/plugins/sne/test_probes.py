@@ -12,7 +12,7 @@ from torch.nn import functional
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import NetworkBatch
 from zooplatform.layout import VectorLayout
-from zooplatform_sne.permute import permute
+from zooplatform.symmetry import permute
 from zooplatform_sne.probes import ProbeEncoder, _chain
 
 if TYPE_CHECKING:
@@ -95,6 +95,27 @@ def test_the_other_reading_is_with_tanh(as_batch: Batcher) -> None:
     )
     read = seen[0][0, 40:80].view(4, 10)[:, :4]
     torch.testing.assert_close(read, said.clamp(-12, 0), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_single_output_is_the_logit_of_one_class_against_another(as_batch: Batcher) -> None:
+    networks = [
+        _trained(lambda: nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1)), seed)
+        for seed in range(2)
+    ]
+    encoder = _encoder()
+    seen = _read(encoder)
+    batch = as_batch(*networks)
+    encoder(encoder.prepare(batch), batch.vector)
+    inputs = torch.sigmoid(2 * encoder.rate * encoder.inputs)[:, :1].flatten(1)
+    for row, network in enumerate(networks):
+        logits = network(inputs)
+        said = functional.logsigmoid(torch.cat([logits, -logits], dim=1)).clamp(-12, 0)
+        read = seen[0][row, : 4 * 10].view(4, 10)
+        torch.testing.assert_close(read[:, :2], said, atol=1e-4, rtol=1e-4)
+        assert not read[:, 2:].any()
+    with pytest.raises(ConfigError, match="classes is 1; use a whole number from 2"):
+        ProbeEncoder(classes=1)
 
 
 @pytest.mark.parametrize("make", [_halving_cnn, _pooled_cnn, _mlp])

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from zooplatform.errors import ArtifactError, ConfigError
+from zooplatform.fit_state import read_state, write_state
 from zooplatform_sne.config import MemberConfig, build_encoder
 from zooplatform_sne.data import Networks, PreparedData
 from zooplatform_sne.losses import TargetScale, kendall_tau
-from zooplatform_sne.state import read_state, write_state
 from zooplatform_sne.training import Head, Job, SneModel, fit_model, scores_of
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def test_a_damaged_state_is_refused(digit_parts: Parts, tmp_path: Path) -> None:
     state = tmp_path / "model.safetensors"
     fit_model(*_job(digit_parts, STATISTICS, state=state))
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match="it is damaged, or not of this plugin"):
+    with pytest.raises(ArtifactError, match="it is damaged, or not the state of a fit"):
         fit_model(*_job(digit_parts, STATISTICS, state=state))
 
 

@@ -30,7 +30,8 @@ def data(digits: Catalog) -> Callable[..., FitData]:
     """36 runs to learn from, 12 others to judge by; `target` is a column of `wide`."""
 
     def make(target: str = "test_accuracy", **kwargs: object) -> FitData:
-        runs = digits.sql("SELECT DISTINCT model_id FROM models ORDER BY 1")["model_id"].to_pylist()
+        query = "SELECT DISTINCT model_id FROM wide WHERE zoo = 'digits' ORDER BY 1"
+        runs = digits.sql(query)["model_id"].to_pylist()
         sides = []
         for chosen in (runs[:36], runs[36:]):
             listed = ", ".join(f"'{run}'" for run in chosen)

@@ -13,7 +13,8 @@ import zooplatform as zoo
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import LAYER_TYPES, LayerSpec, NetworkBatch, TensorSpec
 from zooplatform.layout import VectorLayout
-from zooplatform_statnn.features import describe, layer_statistics
+from zooplatform_statnn.features import _Memory, describe, layer_statistics
+from zooplatform_statnn.nfn import chain_of
 from zooplatform_statnn.views import MOST_UNITS, quantiles
 
 ROOT = Path(__file__).parents[3]
@@ -210,6 +211,27 @@ def test_what_layers_are_and_what_they_lack() -> None:
     assert found.names[: len(describe("plain"))] == tuple(describe("plain"))
 
 
+def test_a_linear_layer_of_one_input_is_a_matrix() -> None:
+    """Networks for functions of one number, such as sine waves."""
+    sizes = {"a": (6, 1), "b": (5, 6), "c": (1, 5)}
+    vector = vector_of([(k, "linear", weights_and_bias(size)) for k, size in sizes.items()])
+    batch = random_batch(vector, 4)
+    found = layer_statistics(batch, "rich")
+    assert found.values.isfinite().all()
+    flags = {name: found.values[0, :, found.names.index(name)].tolist() for name in found.names}
+    assert flags["follows"] == [0, 1, 1]
+    assert flags["linked"] == [1, 1, 0]
+    norms = batch.weights[0, :6].norm().log().item()
+    assert flags["log_spectral"][0] == pytest.approx(norms, abs=1e-4)
+    assert [plan.name for plan in chain_of(vector)] == ["a.weight", "b.weight", "c.weight"]
+    moved = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    state = [batch.weights[:, at:end] for at, end in ((0, 6), (6, 12), (12, 42), (42, 53))]
+    columns = state[2].reshape(-1, 5, 6)[:, :, moved].flatten(1)
+    other = torch.cat([state[0][:, moved], state[1][:, moved], columns, state[3]], dim=1)
+    again = layer_statistics(batch._replace(weights=other), "rich").values
+    torch.testing.assert_close(again, found.values, atol=1e-4, rtol=1e-4)
+
+
 def test_networks_do_not_depend_on_their_batch() -> None:
     batch = random_batch(CNN, 40)
     together = layer_statistics(batch, "rich").values
@@ -228,6 +250,20 @@ def test_remembered_by_content_not_by_id() -> None:
     assert torch.equal(layer_statistics(batch, "plain").values, again)
     changed = layer_statistics(batch._replace(weights=2 * batch.weights), "plain").values
     assert not torch.allclose(changed, again)
+
+
+def test_what_is_asked_for_stays_in_a_full_memory() -> None:
+    memory = _Memory(3 * 8)
+    for name in (b"a", b"b", b"c"):
+        memory.put(name, np.zeros(2, np.float32))
+    assert memory.get(b"a") is not None
+    memory.put(b"d", np.zeros(2, np.float32))
+    assert [memory.get(name) is not None for name in (b"a", b"b", b"c", b"d")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

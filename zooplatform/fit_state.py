@@ -1,4 +1,13 @@
-"""The state of a fit on disk: tensors and plain values in one safetensors file that is replaced as a whole."""
+"""The state of a fit, or what it led to, on disk: tensors and plain values in one safetensors file.
+
+For predictors, tokenizers and generators that go on after an interruption:
+
+    write_state(path, with_prefix("model", model.state_dict()), {"epoch": 3, "fingerprint": digest(config, seed)})
+    tensors, values = read_state(path)
+    model.load_state_dict(drop_prefix("model", tensors))
+
+The file is replaced as a whole, so a crash leaves the old one or the new one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +33,7 @@ _VALUES = "values"
 
 
 def write_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
-    """Replace `path` by a file with these tensors and JSON values; a crash leaves the old file or the new one."""
+    """Replace `path` by a file with these tensors (any shape, dtype and device) and JSON values, and sync it."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(plain, metadata={_VALUES: json.dumps(values, sort_keys=True)})
     temporary = path.with_name(path.name + ".part")
@@ -51,15 +60,16 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             values = json.loads((file.metadata() or {})[_VALUES])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing. Fit the predictor again.") from None
+        raise ArtifactError(f"{path} is missing. Fit it again.") from None
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as exc:
         raise ArtifactError(
-            f"{path} cannot be read ({exc}): it is damaged, or not of this plugin. Remove it and fit again."
+            f"{path} cannot be read ({exc}): it is damaged, or not the state of a fit. Remove it and fit again."
         ) from exc
     return tensors, values
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors with `prefix.` before their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
