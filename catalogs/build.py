@@ -6,7 +6,13 @@ again from the finished catalog and must give exactly the accuracy that the cata
 
 It also gets a frozen split and a predictor of test accuracy that was fitted on the roles train and
 val of that split. It is small: on the networks of the role test, which it never saw, the script
-prints what it reaches. Weights and predictions are the same in every build; ids and times are not.
+prints what it reaches.
+
+A second zoo, `digits-shared`, is of networks that began alike. On it a generator is fitted, which
+writes networks from an instruction; the script prints how accurate they are, and how far from the
+networks that it was fitted on.
+
+Weights, predictions and generated networks are the same in every build; ids and times are not.
 """
 
 from __future__ import annotations
@@ -21,21 +27,28 @@ import numpy as np
 import torch
 
 from zooplatform.catalog import Catalog, open_catalog
-from zooplatform.demo import PREDICTOR, SPLIT
+from zooplatform.demo import GENERATOR, PREDICTOR, SHARED_ZOO, SPLIT, ZOO, generated_report
 from zooplatform.errors import IntegrityError
 from zooplatform.evaluation.predictions import evaluate
 from zooplatform.evaluation.stored_fits import fit_predictor
+from zooplatform.generation.stored_fits import fit_generator
 from zooplatform.growing import grow, load_recipe
 from zooplatform.growing.images import Split, read_images
 from zooplatform.splits import create_split
 
 HERE = Path(__file__).parent
 RECIPE = HERE / "digits-demo.toml"
+SHARED_RECIPE = HERE / "digits-shared.toml"
 IMAGES = "test_images.npz"
 # Three small models on the statistics of layers: they fit in seconds and need no other package.
 SETTINGS = (
     *("count=3", "statistics=both", "dim=32", "dropout=0.3", "weight_decay=0.1"),
     *("epochs=60", "batch_size=16", "loss=bce"),
+)
+# Differences from the mean of networks that began alike, in a few principal components.
+WRITER_SETTINGS = (
+    *("codec=klt", "center=basin", "klt_rank=12", "klt_codes=16", "epochs=60"),
+    "text=hash:256",
 )
 
 log = logging.getLogger(__name__)
@@ -52,11 +65,19 @@ def build(folder: Path) -> None:
     with open_catalog(folder, create=True) as catalog:
         grow(recipe, catalog, on_stack=lambda stack: log.info("%s", stack.stack))
         fit(catalog)
+        grow(
+            load_recipe(SHARED_RECIPE),
+            catalog,
+            on_stack=lambda stack: log.info("%s", stack.stack),
+        )
+        fit_writer(catalog)
         catalog.compact()
         catalog.gc(grace_seconds=0)
         np.savez_compressed(folder / IMAGES, x=data.test.x.numpy(), y=data.test.y.numpy())
         verify(catalog, data.test)
         report(catalog)
+        for wanted in ("tanh", "relu"):
+            log.info("generated, %s: %s", wanted, generated_report(catalog, wanted, store=False))
 
 
 def fit(catalog: Catalog) -> None:
@@ -64,7 +85,7 @@ def fit(catalog: Catalog) -> None:
 
     By stack, which is stricter than by training run: a quarter of the networks is kept for testing.
     """
-    query = "select checkpoint_id from wide"
+    query = f"select checkpoint_id from wide where zoo_id = '{ZOO}'"
     create_split(catalog, SPLIT, query, by="stack", seed=0, ratio="60/15/25")
     fit_predictor(
         catalog,
@@ -75,6 +96,27 @@ def fit(catalog: Catalog) -> None:
         split=SPLIT,
         config="debug",
         settings=SETTINGS,
+    )
+
+
+def fit_writer(catalog: Catalog) -> None:
+    """Store the generator."""
+    create_split(
+        catalog,
+        SHARED_ZOO,
+        f"select checkpoint_id from wide where zoo_id = '{SHARED_ZOO}'",
+        by="model",
+        seed=0,
+        ratio="70/15/15",
+    )
+    fit_generator(
+        catalog,
+        "igpg",
+        name=GENERATOR,
+        query=f"from wide where zoo_id = '{SHARED_ZOO}'",
+        split=SHARED_ZOO,
+        config="debug",
+        settings=WRITER_SETTINGS,
     )
 
 

@@ -1,6 +1,8 @@
-"""The platform's main job on a small real zoo: questions in SQL, a network out, its accuracy checked and predicted.
+"""The platform's main job on a small real zoo: questions in SQL, a network out, its accuracy checked and predicted, and
+a new network from an instruction.
 
-The zoo comes built with the package, a fitted predictor in it, so that the demo needs neither network nor training.
+The zoo comes built with the package, a fitted predictor and a fitted generator in it, so that the demo needs neither
+network nor training.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_FOLDER",
+    "GENERATOR",
     "PREDICTOR",
+    "SHARED_ZOO",
     "SPLIT",
     "SUSPECTS",
     "ZOO",
     "DemoStep",
+    "generated_report",
     "run_demo",
 ]
 
@@ -38,12 +43,18 @@ ZOO = "digits"
 IMAGES = "test_images.npz"
 SPLIT = "digits"
 PREDICTOR = "digits-sne"
+SHARED_ZOO = "digits-shared"  # networks that began alike
+GENERATOR = "digits-igpg"
+
+_ASKED = "a small CNN with {activation} units that reads handwritten digits"
+_WRITTEN = 8  # networks
+_TEMPERATURE = 0.7
 
 _QUESTIONS = (
     (
         "Which layers are the largest?",
         """\
-select tensors[1] as layer, layer_type, num_parameters, human_bytes(size_bytes) as size, num_models
+select tensors[1] as layer, layer_type, num_parameters, human_bytes(size_bytes) as size
 from layer_sizes
 order by num_parameters desc, layer limit 10""",
     ),
@@ -93,7 +104,7 @@ select model, epoch, round(test_accuracy, 4) as declared,
     round(sne_accuracy(checkpoint_id), 4) as predicted,
     round(abs(test_accuracy - sne_accuracy(checkpoint_id)), 4) as difference, checkpoint_id
 from wide
-where test_accuracy is not null
+where zoo_id = 'digits' and test_accuracy is not null
 order by difference desc, checkpoint_id limit 5"""
 
 # By what is predicted and not by what is declared, so that a demo that was interrupted between the
@@ -154,6 +165,7 @@ def run_demo(
         yield from _rebuild(catalog, folder)
         yield from _predict(catalog)
         yield from _find_wrong_label(catalog)
+        yield from _generate(catalog)
 
 
 def _unpacked(folder: Path) -> Path:
@@ -172,10 +184,15 @@ def _unpacked(folder: Path) -> Path:
     built = Path(str(resources.files("zooplatform.catalogs"))) / ZOO
     if not (built / "FORMAT").is_file():
         raise ConfigError(f"{built} is missing from this installation. Install zooplatform again.")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(copying, ignore_errors=True)
-    shutil.copytree(built, copying)
-    copying.rename(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(copying, ignore_errors=True)
+        shutil.copytree(built, copying)
+        copying.rename(path)
+    except OSError as exc:
+        raise ConfigError(
+            f"{folder}: the demo cannot write there ({exc.strerror or exc}). Give --output another folder."
+        ) from exc
     return path
 
 
@@ -306,6 +323,82 @@ catalog.commit("a wrong accuracy", {{"metrics": [row]}}, replaces=["metrics"])""
             "measured_accuracy": measured,
         },
     )
+
+
+def _generate(catalog: Catalog) -> Iterator[DemoStep]:
+    """Let the stored generator write networks, measure them, and say how new they are."""
+    wanted = "tanh"
+    yield DemoStep(
+        name="generate",
+        title="Write new networks from an instruction, measure them on the same images, and see how new they are",
+        how=f"zoo generator sample {GENERATOR} --n {_WRITTEN} --temperature {_TEMPERATURE} "
+        f"--instruction '{_ASKED.format(activation=wanted)}' -c {catalog.path}",
+        result=generated_report(catalog, wanted),
+    )
+
+
+def generated_report(catalog: Catalog, activation: str, *, store: bool = True) -> dict[str, Any]:
+    """Accuracy and novelty of networks that the stored generator writes.
+
+    `relative_novelty` is the mean distance to the nearest training network, over the median distance of training
+    networks to the nearest other one; all began alike, so their hidden units are compared as they stand.
+
+    Args:
+        catalog: the demo's.
+        activation: what the instruction asks for.
+        store: take the networks into the catalog; otherwise they are only drawn.
+    """
+    import torch
+
+    from zooplatform.artifacts import find_artifact
+    from zooplatform.generation.drawing import draw
+    from zooplatform.generation.networks import Builder
+    from zooplatform.generation.sampling import sample_networks
+    from zooplatform.generation.stored_fits import fitted_ids
+    from zooplatform.interfaces import Condition
+    from zooplatform.symmetry import leave_one_out, nearest
+
+    instruction = _ASKED.format(activation=activation)
+    artifact = find_artifact(catalog, GENERATOR, "generator")
+    told = Condition(instruction=instruction)
+    drawn = list(
+        draw(catalog, artifact, _WRITTEN, condition=told, seed=0, temperature=_TEMPERATURE)
+    )
+    weights = torch.cat([batch.weights for batch in drawn])
+    vector = drawn[0].blueprint.vector
+    build = Builder(catalog.recogniser)
+    images = catalog.path / IMAGES
+    measured = [
+        _accuracy(build.load(batch.blueprint, row), images)[0]
+        for batch in drawn
+        for row in batch.weights
+    ]
+    learnt = catalog.population(fitted_ids(catalog, artifact))
+    known = torch.as_tensor(learnt.weights)
+    distance, _ = nearest(weights, known, vector, align=False)
+    usual = leave_one_out(known, list(learnt.ids), vector, align=False).median()
+    trained = catalog.sql(
+        f"select avg(test_accuracy) as mean from wide where zoo_id = '{SHARED_ZOO}' and model_id in "
+        "(select model_id from hyperparameters where key = 'activation' and value = ?)",
+        [activation],
+    ).to_pylist()[0]
+    found: dict[str, Any] = {
+        "instruction": instruction,
+        "activations": ", ".join(
+            sorted({str(b.blueprint.config.get("activation")) for b in drawn})
+        ),
+        "mean_accuracy": sum(measured) / len(measured),
+        "best_accuracy": max(measured),
+        "accuracy_of_trained": trained["mean"],
+        "relative_novelty": float((distance / usual).mean()),
+    }
+    if store:
+        made = sample_networks(
+            catalog, GENERATOR, _WRITTEN, instruction=instruction, seed=0, temperature=_TEMPERATURE
+        )
+        found["checkpoint_id"] = made.checkpoint_ids[0]
+        found["zoo"] = made.zoo
+    return found
 
 
 def _declare(catalog: Catalog, checkpoint_id: str, accuracy: float) -> float:
