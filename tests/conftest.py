@@ -42,6 +42,8 @@ os.environ.update(
     NO_COLOR="1",
     COLUMNS="120",
 )
+# One test process a core. More threads in each would also train other networks, to the last bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in [name for name in os.environ if name.startswith("ZOO_") and not _asks_for_more(name)]:
     del os.environ[_name]
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "FORCE_COLOR"):

@@ -29,6 +29,7 @@ class Settings:
 
     Attributes:
         catalog: the catalog that commands use when none is named.
+        data_folder: where relative paths of image sources start; empty is the working directory.
         plugins: names of the only plugins to load; None loads all, empty loads none.
         disable_plugins: names of plugins that are not imported.
         strict_plugins: a plugin that does not load is an error instead of a status.
@@ -37,6 +38,7 @@ class Settings:
     """
 
     catalog: str = "zoo"
+    data_folder: str = ""
     plugins: tuple[str, ...] | None = None
     disable_plugins: tuple[str, ...] = ()
     strict_plugins: bool = False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "POPULATION_DTYPES",
     "Field",
     "VectorLayout",
     "architecture_id",
@@ -26,6 +27,9 @@ __all__ = [
     "layout_of",
     "model_id",
 ]
+
+# Dtypes of the weights of a population: those that numpy, Arrow and DuckDB all have.
+POPULATION_DTYPES = ("float16", "float32", "float64")
 
 
 def _digest(*parts: str) -> str:

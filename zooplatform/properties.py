@@ -28,7 +28,7 @@ class Properties:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._functions: list[tuple[str, Callable[..., float | None]]] | None = None
+        self._functions: list[tuple[str, str, Callable[..., object]]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._registry.properties)
@@ -36,24 +36,31 @@ class Properties:
     def measure(self, state: StateDict, layers: Sequence[LayerSpec]) -> list[MetricRecord]:
         """Every property of one network, as `measured` metrics; those that do not exist for it are left out."""
         found = []
-        for name, function in self._load():
+        for owner, name, function in self._load():
             try:
-                value = function(state, tuple(layers))
+                given = function(state, tuple(layers))
+                # What is no number is the plugin's bug as much as what it raises.
+                value = None if given is None else float(given)  # type: ignore[arg-type]
             except Exception as exc:  # noqa: BLE001 - a plugin's bug must not keep a checkpoint out
                 log.warning(
-                    "property %r failed and is left out: %s: %s", name, type(exc).__name__, exc
+                    "property %r of plugin %r failed and is left out: %s: %s",
+                    name,
+                    owner,
+                    type(exc).__name__,
+                    exc,
                 )
                 continue
             if value is not None and not math.isnan(value):
-                found.append(MetricRecord(name=name, value=float(value), origin="measured"))
+                found.append(MetricRecord(name=name, value=value, origin="measured"))
         return found
 
-    def _load(self) -> list[tuple[str, Callable[..., float | None]]]:
+    def _load(self) -> list[tuple[str, str, Callable[..., object]]]:
         if self._functions is None:
             self._functions = []
             for owner, spec in self._registry.properties:
                 try:
-                    self._functions.append((spec.name, self._registry.property_function(spec.name)))
+                    function = self._registry.property_function(spec.name)
+                    self._functions.append((owner, spec.name, function))
                 except (PluginError, ImportError) as exc:
                     log.warning("property %r of plugin %r is left out: %s", spec.name, owner, exc)
         return self._functions

@@ -1,6 +1,7 @@
 """A zoo of 50,000 checkpoints: how long everything takes that people do with it.
 
-    python tests/benchmarks/large_zoo.py [--models 10000] [--folder DIR] [--json FILE]
+    python tests/benchmarks/large_zoo.py [--models 10000] [--folder DIR] [--json docs/results/large_zoo.json]
+    python tests/benchmarks/large_zoo.py --page docs/results/large_zoo.json
 
 10,000 models of 2,464 parameters (the convolutional network of the published tiny zoos) with five
 checkpoints each. The weights are random walks and the accuracies follow from the hyper-parameters,
@@ -242,12 +243,41 @@ def _training_data(catalog: Catalog, times: Times) -> None:
         catalog.population().weights.sum()
 
 
+def page(results: dict[str, Any]) -> str:
+    """The measured times as a page of Markdown."""
+    lines = [
+        "<!-- Made by `python tests/benchmarks/large_zoo.py --page` from the JSON file beside it; do not edit. -->",
+        "",
+        f"# A zoo of {results['checkpoints']:,} checkpoints",
+        "",
+        f"{results['models']:,} models of {results['parameters']:,} parameters with {len(EPOCHS)} checkpoints each. "
+        f"{results['cores']} cores, load of the machine {results['load_average']}, Python {results['python']}. "
+        "Commands are processes of their own, start of Python included. CPU seconds stand beside those of the clock, "
+        "since other work was running.",
+        "",
+        "| step | seconds | CPU seconds | |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['step']} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} | {row['note']} |"
+        for row in results["steps"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="where to build; a new one that is removed")
     parser.add_argument("--json", type=Path, help="write the table there, too")
+    parser.add_argument(
+        "--page", type=Path, help="write the page of this JSON file beside it, and measure nothing"
+    )
     arguments = parser.parse_args()
+    if arguments.page:
+        made = page(json.loads(arguments.page.read_text(encoding="utf-8")))
+        arguments.page.with_suffix(".md").write_text(made, encoding="utf-8")
+        return
     times = Times()
     print(f"{'step':<44}{'seconds':>9}{'CPU':>9}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

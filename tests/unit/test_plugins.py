@@ -196,6 +196,13 @@ def test_two_distributions_with_one_plugin_name_are_a_conflict(zoo_site: PluginI
     assert "rows" not in registry.tokenizers
 
 
+def test_who_takes_a_built_in_name_is_the_one_to_remove(zoo_site: PluginInstaller) -> None:
+    zoo_site.install("stats", GOOD, distribution="one")
+    info = load_plugins().plugin("stats")
+    assert info.status == "conflict"
+    assert info.error.endswith("both claim the plugin name 'stats'. Run `pip uninstall one`.")
+
+
 def test_one_distribution_seen_twice_is_one_plugin(
     zoo_site: PluginInstaller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +264,7 @@ def test_an_empty_allow_list_loads_nothing(given: str, monkeypatch: pytest.Monke
     registry = load_plugins()
     assert {plugin.status for plugin in registry.plugins} == {"disabled"}
     assert (len(registry.sources), registry.sql, registry.commands) == (0, (), ())
+    assert "leave out --no-plugins and an empty ZOO_PLUGINS" in registry.plugin("local").error
 
 
 def test_arguments_win_over_the_environment(

@@ -137,8 +137,8 @@ def test_a_factory_that_is_wrong_names_plugin_and_cause(
 
 
 def test_an_error_of_the_platform_passes_through_a_factory(zoo_site: PluginInstaller) -> None:
-    code = "\ndef Rows():\n    from zooplatform.errors import SourceError\n    raise SourceError('x', 'bad')\n"
-    with pytest.raises(ZooError, match=r"^x: bad$"):
+    code = "\ndef Rows():\n    from zooplatform.errors import SourceError\n    raise SourceError('x', 'bad', 'Try.')\n"
+    with pytest.raises(ZooError, match=r"^x: bad Try\.$"):
         with_tokenizer(zoo_site, code).tokenizers.create("rows")
 
 

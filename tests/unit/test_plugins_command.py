@@ -85,6 +85,19 @@ def test_what_of_a_loaded_plugin_cannot_be_used_is_said(
     assert "\nalpha (zooplatform-alpha): tokenizer 'other' needs" in cli("plugins").stdout
 
 
+def test_two_sources_of_one_name_have_no_other_name_in_references(
+    cli: Cli, zoo_site: PluginInstaller
+) -> None:
+    text = COMMAND.replace("CommandSpec", "SourceSpec").replace("commands", "sources")
+    text = text.replace('target="no_such_module:hello"', 'factory="m:F", scheme="hello"')
+    for name in ("beta", "gamma"):
+        zoo_site.install(name, text)
+    errors = {p["name"]: p["error"] for p in json.loads(cli("plugins", "--json").stdout)}
+    assert errors["beta"] == (
+        "source 'hello' is given by 'gamma' too. Turn one off with ZOO_DISABLE_PLUGINS."
+    )
+
+
 def test_requirements_pin_every_distribution_once(cli: Cli, zoo_site: PluginInstaller) -> None:
     zoo_site.install("alpha", COMMAND, version="3.1")
     zoo_site.install("bad", BROKEN, version="0.2")
@@ -98,6 +111,16 @@ def test_requirements_pin_every_distribution_once(cli: Cli, zoo_site: PluginInst
         "zooplatform-bad==0.2",
         f"zooplatform=={version('zooplatform')}",
     ]
+
+
+def test_show_names_a_command_as_it_is_typed(cli: Cli, zoo_site: PluginInstaller) -> None:
+    """One that bears the name of a built-in command, or of another plugin's, goes by its plugin's name too."""
+    zoo_site.install("alpha", COMMAND)
+    zoo_site.install("usurper", COMMAND.replace("hello", "query"))
+    assert "command  zoo hello" in cli("plugins", "show", "alpha").stdout
+    assert "command  zoo usurper-query" in cli("plugins", "show", "usurper").stdout
+    zoo_site.install("beta", COMMAND)
+    assert "command  zoo alpha-hello" in cli("plugins", "show", "alpha").stdout
 
 
 def test_show_tells_everything_about_one(cli: Cli, zoo_site: PluginInstaller) -> None:

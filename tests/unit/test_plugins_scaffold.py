@@ -52,6 +52,7 @@ def test_the_tests_of_a_new_plugin_pass(kind: str, tmp_path: Path) -> None:
     [
         ("source", "self._arrays[name].tobytes()", "self._arrays[name].tobytes()[1:]"),
         ("architecture", '"linear", tuple(pair)', '"linear", tuple(pair[:1])'),
+        ("generator", "torch.Generator().manual_seed(seed)", "torch.Generator()"),
         ("property", "finite.abs().max()", "finite.max()"),
         ("sql", "1.0 / num_classes) /", "1.0 / num_classes) *"),
     ],

@@ -30,11 +30,16 @@ class Broken:
     def __call__(self, state, layers):
         raise RuntimeError("no such luck")
 
+class Wordy:
+    def __call__(self, state, layers):
+        return "large"
+
 @hookimpl
 def zoo_register_properties():
     return [
         PropertySpec(name="largest", factory="big_plugin:Largest", summary="Largest absolute weight."),
         PropertySpec(name="broken", factory="big_plugin:Broken", summary="Fails."),
+        PropertySpec(name="wordy", factory="big_plugin:Wordy", summary="Gives no number."),
     ]
 """
 
@@ -53,7 +58,11 @@ def test_a_property_is_measured_on_populations_and_files(
     with open_catalog(tmp_path / "c", create=True, registry=load_plugins()) as catalog:
         with caplog.at_level(logging.WARNING):
             ids = catalog.append(sample_population(), zoo="z")
-        assert "property 'broken' failed and is left out: RuntimeError: no such luck" in caplog.text
+        for reason in (
+            "property 'broken' of plugin 'big' failed and is left out: RuntimeError: no such luck",
+            "property 'wordy' of plugin 'big' failed and is left out: ValueError: could not convert",
+        ):
+            assert reason in caplog.text
         expected = {i: float(catalog.population([i]).weights.abs().max()) for i in ids}
         assert dict(measured(catalog)) == pytest.approx(expected)
         torch.save({"a": torch.tensor([1.0, -7.0]), "b": torch.tensor(3)}, tmp_path / "x.pt")

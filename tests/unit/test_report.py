@@ -147,6 +147,15 @@ def test_names_that_every_model_has_for_itself_are_no_setting() -> None:
     assert factors(rows, finals) == []
 
 
+def test_settings_in_float32_are_told_in_few_digits() -> None:
+    values = ["0.10000000149011612", "0.5", "0.1", "2", "a name"]
+    rows = [{"key": "dropout", "models": list("abcde"), "values": values}]
+    finals = [{"model_id": model, "value": 0.1 * at} for at, model in enumerate("abcde")]
+    (found,) = factors(rows, finals)
+    assert sorted(name for name, _ in found.levels) == ["0.1", "0.1", "0.5", "2", "a name"]
+    assert [len(results) for _, results in found.levels] == [1] * 5
+
+
 def test_chance_explains_nothing() -> None:
     draw = np.random.default_rng(0)
     models = [str(n) for n in range(2000)]

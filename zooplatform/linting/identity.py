@@ -40,6 +40,7 @@ def duplicates(catalog: Catalog) -> Iterator[Finding]:
     for row in catalog.sql(_DUPLICATES).to_pylist():
         first, second = row["group_ids"][:2]
         groups = plural(row["num_groups"], "network")
+        occur = "occurs" if row["num_groups"] == 1 else "occur"
         yield finding(
             "duplicates",
             "note" if row["initial"] else "warning",
@@ -47,7 +48,7 @@ def duplicates(catalog: Catalog) -> Iterator[Finding]:
             row["ids"],
             zoo=", ".join(row["zoos"]) or None,
             declared="these are checkpoints of different models",
-            found=f"{groups} occur in up to {row['largest']:,} models each ({first} equals {second} bit for bit)",
+            found=f"{groups} {occur} in up to {row['largest']:,} models each ({first} equals {second} bit for bit)",
             repair="The runs share their initialisation; leave step 0 out of splits (`where step > 0`)."
             if row["initial"]
             else "Keep one: `select min(checkpoint_id) from checkpoints group by content_hash`, or check the seeds of "

@@ -82,7 +82,7 @@ def _factor(key: str, pairs: list[tuple[str, float]]) -> Factor | None:
         return None
     texts = np.asarray(values, dtype=object)
     order = sorted(distinct, key=lambda v: (0.0, v) if x is None else (float(v), v))
-    levels = tuple((value, y[texts == value]) for value in order)
+    levels = tuple((_short(value), y[texts == value]) for value in order)
     codes = np.asarray([order.index(value) for value in values])
     return Factor(key, levels, np.empty(0), np.empty(0), False, _explained(codes, y))
 
@@ -94,6 +94,17 @@ def _numbers(values: list[str]) -> Floats | None:
     except ValueError:
         return None
     return x if np.isfinite(x).all() else None
+
+
+def _short(value: str) -> str:
+    """A number that float32 holds exactly, in the fewest digits that mean it there: 0.1 for 0.10000000149011612."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    if "." not in value or not np.isfinite(number) or float(np.float32(number)) != number:
+        return value
+    return str(np.float32(number))
 
 
 def _groups(x: Floats) -> npt.NDArray[np.int64]:

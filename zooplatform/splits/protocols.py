@@ -75,7 +75,7 @@ def read_order(path: str | os.PathLike[str]) -> list[int]:
         words = file.read_text(encoding="utf-8").replace(",", "\n").split()
         order = [int(word) for word in words]
     except OSError as exc:
-        raise SourceError(file, f"it cannot be read ({exc.strerror}).") from exc
+        raise SourceError(file, f"it cannot be read ({exc.strerror}).", "Check the path.") from exc
     except ValueError as exc:
         raise SourceError(
             file, f"it is no list of row numbers ({exc}).", "Take the `*_split.csv` of the zoo."
