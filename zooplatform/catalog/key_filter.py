@@ -16,6 +16,8 @@ __all__ = ["KeyFilter", "key_filter"]
 # Three keys of a thousand that a file does not hold are looked for in it all the same.
 _BITS_PER_KEY = 12
 _PROBES = 7
+# In fewer bits the places of a key, an arithmetic sequence, are those of another key too often.
+_LEAST_BITS = 128
 # A table has few files that are larger, and the filter is part of a log entry that every reader parses.
 _MAX_KEYS = 65_536
 
@@ -26,7 +28,7 @@ def key_filter(keys: Sequence[str]) -> str | None:
         return None
     digests = map(_digest, keys)
     hashes = np.fromiter(digests, dtype=np.uint64, count=len(keys))
-    bits = -(-_BITS_PER_KEY * len(keys) // 8) * 8
+    bits = max(_LEAST_BITS, -(-_BITS_PER_KEY * len(keys) // 8) * 8)
     first = hashes & np.uint64(0xFFFFFFFF)
     step = hashes >> np.uint64(32) | np.uint64(1)
     flags = np.zeros(bits, dtype=np.bool_)
