@@ -378,7 +378,7 @@ def generated_report(catalog: Catalog, activation: str, *, store: bool = True) -
     distance, _ = nearest(weights, known, vector, align=False)
     usual = leave_one_out(known, list(learnt.ids), vector, align=False).median()
     trained = catalog.sql(
-        f"select avg(test_accuracy) as mean from wide where zoo_id = '{SHARED_ZOO}' and model_id in "
+        f"select round(avg(test_accuracy), 6) as mean from wide where zoo_id = '{SHARED_ZOO}' and model_id in "
         "(select model_id from hyperparameters where key = 'activation' and value = ?)",
         [activation],
     ).to_pylist()[0]

@@ -143,7 +143,8 @@ def card_folder() -> Path:
             "keep=[1, 2]",
             "hyperparameters.learning_rate=4e-3",
         )
-        create_split(catalog, SPLIT, ALL, by="model", stratify="zoo", seed=0, ratio="60/15/25")
+        # Which run gets which role depends on its weights, which no two kinds of processors give alike.
+        create_split(catalog, SPLIT, ALL, by="model", stratify="zoo", seed=0, ratio="50/25/25")
         for trick in TRICKS:
             fit_generator(
                 catalog,

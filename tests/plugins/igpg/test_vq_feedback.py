@@ -32,25 +32,36 @@ def tokenizer(stripes: GeneratorData) -> VqTokenizer:
     return made
 
 
+Group = tuple[torch.Tensor, Blueprint, torch.Tensor]
+
+
 @pytest.fixture(scope="module")
-def networks(stripes: GeneratorData) -> tuple[torch.Tensor, Blueprint, torch.Tensor]:
-    """Networks of one blueprint that the tables were not learnt from, and images of their data set."""
-    names = stripes.validation.ids
-    first = stripes.facts[names[0]]
-    rows = [
-        row
-        for row, name in enumerate(names)
-        if (stripes.facts[name].blueprint, stripes.facts[name].dataset)
-        == (first.blueprint, first.dataset)
+def groups(stripes: GeneratorData) -> list[Group]:
+    """Networks that the tables were not learnt from, by blueprint and data set, and images of their data set."""
+    rows: dict[tuple[int, str], list[int]] = {}
+    for row, name in enumerate(stripes.validation.ids):
+        fact = stripes.facts[name]
+        rows.setdefault((fact.blueprint, fact.dataset), []).append(row)
+    return [
+        (
+            stripes.validation.read(own).weights,
+            stripes.blueprints[blueprint],
+            stripes.images[dataset].x,
+        )
+        for (blueprint, dataset), own in rows.items()
     ]
-    weights = stripes.validation.read(rows).weights
-    return weights, stripes.blueprints[first.blueprint], stripes.images[first.dataset].x
+
+
+@pytest.fixture(scope="module")
+def networks(groups: list[Group]) -> Group:
+    """The largest group."""
+    return max(groups, key=lambda group: len(group[0]))
 
 
 def _apart(
     tokenizer: VqTokenizer,
     batch: Any,
-    networks: tuple[torch.Tensor, Blueprint, torch.Tensor],
+    networks: Group,
     build: Callable[[Blueprint], nn.Module],
 ) -> float:
     """Squared difference of outputs, relative to their size, on images that encoding did not look at."""
@@ -84,35 +95,30 @@ def _changed(tokenizer: VqTokenizer, **changes: Any) -> VqTokenizer:
     return made
 
 
-def test_feedback_and_refitting_each_bring_outputs_nearer(
-    tokenizer: VqTokenizer,
-    networks: tuple[torch.Tensor, Blueprint, torch.Tensor],
-    stripes: GeneratorData,
+def test_coding_for_the_function_brings_outputs_nearer(
+    tokenizer: VqTokenizer, groups: list[Group], stripes: GeneratorData
 ) -> None:
-    weights, blueprint, images = networks
-    layout, layers = blueprint.vector.layout, blueprint.vector.layers()
-    plain = tokenizer.encode_population(weights, layout=layout, layers=layers)
-    apart = {"plain": _apart(tokenizer, plain, networks, stripes.build)}
-    ways: dict[str, dict[str, Any]] = {
-        "feedback": {"refit": False, "sweeps": 0},
-        "refit": {"refit": True, "sweeps": 0},
-        "sweeps": {"refit": True, "sweeps": 2},
-    }
-    for name, changes in ways.items():
-        made = _changed(tokenizer, **changes)
-        batch = made.encode_functional(
-            weights, blueprint=blueprint, images=images[::2], build=stripes.build
-        )
-        assert batch.tokens.shape == plain.tokens.shape
-        apart[name] = _apart(made, batch, networks, stripes.build)
-    assert apart["feedback"] < 0.9 * apart["plain"], apart
-    assert apart["refit"] < 0.8 * apart["feedback"], apart
-    assert apart["sweeps"] < 0.8 * apart["refit"], apart
+    """Of a few small networks only the sum of all steps does so for sure; what each adds is tested on one layer."""
+    apart = dict.fromkeys(("plain", "feedback", "sweeps"), 0.0)
+    for group in groups:
+        weights, blueprint, images = group
+        layout, layers = blueprint.vector.layout, blueprint.vector.layers()
+        plain = tokenizer.encode_population(weights, layout=layout, layers=layers)
+        apart["plain"] += len(weights) * _apart(tokenizer, plain, group, stripes.build)
+        for name, refit, sweeps in (("feedback", False, 0), ("sweeps", True, 2)):
+            made = _changed(tokenizer, refit=refit, sweeps=sweeps)
+            batch = made.encode_functional(
+                weights, blueprint=blueprint, images=images[::2], build=stripes.build
+            )
+            assert batch.tokens.shape == plain.tokens.shape
+            apart[name] += len(weights) * _apart(made, batch, group, stripes.build)
+    assert apart["sweeps"] < 0.5 * apart["plain"], apart
+    assert apart["sweeps"] < 0.5 * apart["feedback"], apart
 
 
 def test_encoding_is_the_same_every_time_and_for_every_group(
     tokenizer: VqTokenizer,
-    networks: tuple[torch.Tensor, Blueprint, torch.Tensor],
+    networks: Group,
     stripes: GeneratorData,
 ) -> None:
     weights, blueprint, images = networks
@@ -131,7 +137,7 @@ def test_encoding_is_the_same_every_time_and_for_every_group(
 
 def test_of_several_tries_the_nearest_is_kept(
     tokenizer: VqTokenizer,
-    networks: tuple[torch.Tensor, Blueprint, torch.Tensor],
+    networks: Group,
     stripes: GeneratorData,
 ) -> None:
     weights, blueprint, images = networks
@@ -148,7 +154,7 @@ def test_of_several_tries_the_nearest_is_kept(
 
 def test_without_feedback_codes_are_the_nearest(
     tokenizer: VqTokenizer,
-    networks: tuple[torch.Tensor, Blueprint, torch.Tensor],
+    networks: Group,
     stripes: GeneratorData,
 ) -> None:
     weights, blueprint, images = networks
