@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from zooplatform.errors import ConfigError
 from zooplatform.growing.activations import activation_function
+from zooplatform.growing.convolution import grouped_convolution
 
 __all__ = ["GroupedNetwork", "ParameterSlot", "nested_layers", "parameter_slots"]
 
@@ -326,7 +327,9 @@ class _Step:
         layer, leaves, active, drop = self.layer, now.leaves, now.active, now.drop
         if self.kind == "conv":
             stride, padding = layer.get("stride", 1), layer.get("padding", 0)
-            return F.conv2d(x, leaves[self.index], None, stride, padding, groups=active)
+            return grouped_convolution(
+                x, leaves[self.index], stride=stride, padding=padding, networks=active
+            )
         if self.kind == "bias":
             # In place, since neither convolutions nor pooling look at their results again.
             return x.add_(leaves[self.index].view(1, -1, 1, 1))
