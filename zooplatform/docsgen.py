@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zooplatform import hookspecs, interfaces
+from zooplatform import hookspecs
 from zooplatform.descriptors import KINDS
 from zooplatform.plugins import load_plugins
 
@@ -135,7 +135,7 @@ def _sections(text: str) -> str:
 def _descriptor(kind: type) -> str:
     """Fields of a descriptor with type, default and meaning."""
     meanings = {k: v for base in reversed(kind.__mro__) for k, v in _attributes(base).items()}
-    hints = typing.get_type_hints(kind, vars(interfaces))
+    hints = typing.get_type_hints(kind)
     rows = [f"`{kind.__name__}`: {_summary(kind)}", "", "| field | type | default | meaning |"]
     rows.append("| --- | --- | --- | --- |")
     for item in dataclasses.fields(kind):

@@ -1,0 +1,101 @@
+"""What crosses the plugin border: descriptors, records and protocols.
+
+Nothing heavy is imported here at run time, so that listing plugins stays cheap. These names are the public ones; in
+which module of this folder each is written is not.
+"""
+
+from __future__ import annotations
+
+from zooplatform.interfaces.methods import (
+    POSITION_COLUMNS,
+    ArchitectureAdapter,
+    Condition,
+    Config,
+    FitReport,
+    GeneratedBatch,
+    Generator,
+    NetworkBatch,
+    PopulationTokenizer,
+    Predictor,
+    TokenBatch,
+    Tokenizer,
+)
+from zooplatform.interfaces.sources import (
+    Checkpoint,
+    CheckpointHeader,
+    CheckpointRecord,
+    LineageRecord,
+    MetricRecord,
+    ModelInfo,
+    ModelRef,
+    Origin,
+    PopulationBatch,
+    PopulationSource,
+    Progress,
+    Relation,
+    Source,
+    SourceFile,
+)
+from zooplatform.interfaces.specs import (
+    ArchitectureSpec,
+    BackendSpec,
+    CommandSpec,
+    GeneratorSpec,
+    PredictorSpec,
+    PropertySpec,
+    SourceSpec,
+    SqlFunction,
+    SqlView,
+    TokenizerSpec,
+)
+from zooplatform.interfaces.tensors import (
+    LAYER_TYPES,
+    LayerSpec,
+    Layout,
+    StateDict,
+    TensorSpec,
+)
+
+__all__ = [
+    "LAYER_TYPES",
+    "POSITION_COLUMNS",
+    "ArchitectureAdapter",
+    "ArchitectureSpec",
+    "BackendSpec",
+    "Checkpoint",
+    "CheckpointHeader",
+    "CheckpointRecord",
+    "CommandSpec",
+    "Condition",
+    "Config",
+    "FitReport",
+    "GeneratedBatch",
+    "Generator",
+    "GeneratorSpec",
+    "LayerSpec",
+    "Layout",
+    "LineageRecord",
+    "MetricRecord",
+    "ModelInfo",
+    "ModelRef",
+    "NetworkBatch",
+    "Origin",
+    "PopulationBatch",
+    "PopulationSource",
+    "PopulationTokenizer",
+    "Predictor",
+    "PredictorSpec",
+    "Progress",
+    "PropertySpec",
+    "Relation",
+    "Source",
+    "SourceFile",
+    "SourceSpec",
+    "SqlFunction",
+    "SqlView",
+    "StateDict",
+    "TensorSpec",
+    "TokenBatch",
+    "Tokenizer",
+    "TokenizerSpec",
+]
