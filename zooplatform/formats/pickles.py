@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import collections
 import pickle
-import re
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from zooplatform.errors import SourceError
-from zooplatform.formats.dtypes import ITEM_BYTES
-from zooplatform.formats.limits import check_shape, shown
+from zooplatform.formats.limits import shown
+from zooplatform.formats.pickle_names import (
+    LIKE_A_DTYPE,
+    MARKERS,
+    NUMPY_SCALARS,
+    STORAGE_DTYPES,
+    Global,
+)
+from zooplatform.formats.planned import (
+    PlannedStorage,
+    PlannedTensor,
+    obstacle,
+    only_tensor,
+    planned_view,
+)
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-__all__ = ["RESAVE", "PlannedStorage", "PlannedTensor", "read_pickle"]
+__all__ = ["RESAVE", "read_pickle"]
 
 RESAVE = (
     "Where you trust it, load it in its own environment and save the weights alone with "
@@ -43,101 +54,6 @@ _ERRORS = (
     ValueError,
     struct.error,
 )
-
-_STORAGE_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "UntypedStorage": "uint8",
-    # Of quantised tensors, which are refused by name later.
-    "QInt8Storage": "int8",
-    "QUInt8Storage": "uint8",
-    "QInt32Storage": "int32",
-}
-# Named in a checkpoint as values, never called.
-_MARKERS = frozenset(
-    (
-        "torch.Tensor",
-        "torch._tensor.Tensor",
-        "torch.nn.parameter.Parameter",
-        "torch.nn.parameter.Buffer",
-        "torch.per_tensor_affine",
-        "torch.per_tensor_symmetric",
-        "torch.per_channel_affine",
-        "torch.per_channel_symmetric",
-        "torch.per_channel_affine_float_qparams",
-        *(f"torch.{name}" for name in ITEM_BYTES),
-        *(f"torch.{name}" for name in ("quint8", "qint8", "qint32", "quint4x2", "quint2x4")),
-        *(f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
-    )
-)
-_NUMPY_SCALARS = (
-    "numpy.core.multiarray.",
-    "numpy._core.multiarray.",
-    "numpy.dtype",
-    "numpy.ndarray",
-)
-
-# Dtypes that torch has and no catalog stores: raw bits, complex bfloat16, integers of less than a byte.
-_LIKE_A_DTYPE = re.compile(r"(bits|bcomplex|complex|float|quint|qint|uint|int)[0-9][0-9a-z_]*")
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedStorage:
-    """Bytes that the file claims to hold under `key`."""
-
-    key: str
-    dtype: str
-    num_elements: int
-
-    @property
-    def size_bytes(self) -> int:
-        return self.num_elements * ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlannedTensor:
-    """A tensor as the pickle describes it; `obstacle` says why it is none that can be stored, or is empty."""
-
-    storage: PlannedStorage | None
-    dtype: str
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    obstacle: str = ""
-
-    @property
-    def num_elements(self) -> int:
-        count = 1
-        for dim in self.shape:
-            count *= dim
-        return count
-
-    @property
-    def size_bytes(self) -> int:
-        return self.num_elements * ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class _Global:
-    """A class or function that a pickle names: `call` stands for calling it."""
-
-    name: str
-    call: Callable[..., Any] | None = None
-
-    def __call__(self, *args: Any) -> Any:
-        if self.call is None:
-            raise pickle.UnpicklingError(f"{self.name} is called, which no checkpoint needs")
-        return self.call(*args)
 
 
 class _Inert(pickle._Unpickler):
@@ -173,18 +89,18 @@ class _Inert(pickle._Unpickler):
 
     # Names
 
-    def find_class(self, module: str, name: str) -> _Global:
+    def find_class(self, module: str, name: str) -> Global:
         full = f"{module}.{name}"
         known = self._calls.get(full)
         if known is not None:
-            return _Global(full, known)
-        if full in _MARKERS:
-            return _Global(full)
-        if name in _STORAGE_DTYPES and module in ("torch", "torch.storage", "torch.cuda"):
-            return _Global(full)
+            return Global(full, known)
+        if full in MARKERS:
+            return Global(full)
+        if name in STORAGE_DTYPES and module in ("torch", "torch.storage", "torch.cuda"):
+            return Global(full)
         if full == "builtins.bytearray" or full.startswith("__builtin__.bytearray"):
             self._refuse("It holds a bytearray, which no weights need.", RESAVE)
-        if full.startswith(_NUMPY_SCALARS):
+        if full.startswith(NUMPY_SCALARS):
             self._refuse(
                 f"It holds a numpy value ({full}) beside its tensors, which only unrestricted unpickling can read.",
                 RESAVE,
@@ -201,7 +117,7 @@ class _Inert(pickle._Unpickler):
                 "can read.",
                 RESAVE,
             )
-        if module == "torch" and _LIKE_A_DTYPE.fullmatch(name):
+        if module == "torch" and LIKE_A_DTYPE.fullmatch(name):
             self._refuse(
                 f"It holds tensors of dtype {full}, which a catalog does not store.",
                 "Convert them to another dtype first, or leave them out.",
@@ -222,12 +138,12 @@ class _Inert(pickle._Unpickler):
             raise pickle.UnpicklingError(
                 "a storage that is a view of another, as torch 0.3 wrote it"
             )
-        name = kind.name.rpartition(".")[2] if isinstance(kind, _Global) else ""
-        if name not in _STORAGE_DTYPES or type(key) is not str or type(count) is not int:
+        name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else ""
+        if name not in STORAGE_DTYPES or type(key) is not str or type(count) is not int:
             raise pickle.UnpicklingError("a storage of unknown type")
         if count < 0:
             raise pickle.UnpicklingError("a storage of negative size")
-        storage = PlannedStorage(key, _STORAGE_DTYPES[name], count)
+        storage = PlannedStorage(key, STORAGE_DTYPES[name], count)
         if self.storages.setdefault(key, storage).size_bytes != storage.size_bytes:
             raise pickle.UnpicklingError(f"two sizes for the storage {key[:40]}")
         return storage
@@ -247,29 +163,29 @@ class _Inert(pickle._Unpickler):
             "torch.device": lambda *args: ":".join(str(arg)[:16] for arg in args[:2]),
             "_codecs.encode": self._encode,
             "torch.serialization._get_layout": lambda name: "layout",
-            utils + "_rebuild_tensor": lambda s, o, size, st: _tensor(
+            utils + "_rebuild_tensor": lambda s, o, size, st: planned_view(
                 s, o, size, st, None, self._subject
             ),
             utils + "_rebuild_tensor_v2": self._tensor_v2,
             utils + "_rebuild_tensor_v3": self._tensor_v3,
-            utils + "_rebuild_parameter": lambda data, *rest: _only_tensor(data),
-            utils + "_rebuild_parameter_with_state": lambda data, *rest: _only_tensor(data),
+            utils + "_rebuild_parameter": lambda data, *rest: only_tensor(data),
+            utils + "_rebuild_parameter_with_state": lambda data, *rest: only_tensor(data),
             "torch._tensor._rebuild_from_type_v2": self._from_type,
-            utils + "_rebuild_qtensor": _obstacle(
+            utils + "_rebuild_qtensor": obstacle(
                 "is quantised by torch, with scales beside its values"
             ),
-            utils + "_rebuild_sparse_tensor": _obstacle("is sparse"),
-            utils + "_rebuild_nested_tensor": _obstacle("is a nested tensor"),
-            utils + "_rebuild_meta_tensor_no_storage": _obstacle(
+            utils + "_rebuild_sparse_tensor": obstacle("is sparse"),
+            utils + "_rebuild_nested_tensor": obstacle("is a nested tensor"),
+            utils + "_rebuild_meta_tensor_no_storage": obstacle(
                 "is on the device meta: it has no values"
             ),
-            utils + "_rebuild_wrapper_subclass": _obstacle(
+            utils + "_rebuild_wrapper_subclass": obstacle(
                 "is of a tensor subclass without values of its own"
             ),
-            utils + "_rebuild_device_tensor_from_numpy": _obstacle(
+            utils + "_rebuild_device_tensor_from_numpy": obstacle(
                 "is of a device that needs its own torch"
             ),
-            utils + "_rebuild_device_tensor_from_cpu_tensor": _obstacle(
+            utils + "_rebuild_device_tensor_from_cpu_tensor": obstacle(
                 "is of a device that needs its own torch"
             ),
         }
@@ -317,7 +233,7 @@ class _Inert(pickle._Unpickler):
         hooks: Any,
         metadata: Any = None,
     ) -> PlannedTensor:
-        return _tensor(storage, offset, size, stride, None, self._subject)
+        return planned_view(storage, offset, size, stride, None, self._subject)
 
     def _tensor_v3(
         self,
@@ -330,12 +246,12 @@ class _Inert(pickle._Unpickler):
         dtype: Any,
         metadata: Any = None,
     ) -> PlannedTensor:
-        return _tensor(storage, offset, size, stride, dtype, self._subject)
+        return planned_view(storage, offset, size, stride, dtype, self._subject)
 
     def _from_type(self, func: Any, kind: Any, args: Any, state: Any) -> PlannedTensor:
-        if not isinstance(func, _Global) or not isinstance(args, tuple):
+        if not isinstance(func, Global) or not isinstance(args, tuple):
             raise pickle.UnpicklingError("a tensor built by something that is no function of torch")
-        return _only_tensor(func(*args))
+        return only_tensor(func(*args))
 
     def _refuse(self, reason: str, remedy: str) -> NoReturn:
         raise SourceError(self._subject, reason, remedy)
@@ -361,13 +277,13 @@ class _Inert(pickle._Unpickler):
 
     def load_newobj(self) -> None:
         args, made = self.stack.pop(), self.stack.pop()
-        if not isinstance(made, _Global) or not isinstance(args, tuple):
+        if not isinstance(made, Global) or not isinstance(args, tuple):
             raise pickle.UnpicklingError("an object of something that is no class")
         self.append(made(*args))
 
     def load_reduce(self) -> None:
         args, func = self.stack.pop(), self.stack.pop()
-        if not isinstance(func, _Global) or not isinstance(args, tuple):
+        if not isinstance(func, Global) or not isinstance(args, tuple):
             raise pickle.UnpicklingError("a call of something that is no function")
         self.append(func(*args))
 
@@ -471,40 +387,3 @@ def _plain_key(key: Any) -> Any:
     if isinstance(key, tuple) and len(key) <= 8:
         return tuple(_plain_key(part) for part in key)
     raise pickle.UnpicklingError(f"a dict key of type {type(key).__name__}")
-
-
-def _only_tensor(data: Any) -> PlannedTensor:
-    if not isinstance(data, PlannedTensor):
-        raise pickle.UnpicklingError("a parameter that holds no tensor")
-    return data
-
-
-def _obstacle(why: str) -> Callable[..., PlannedTensor]:
-    return lambda *args: PlannedTensor(None, "uint8", 0, (), (), why)
-
-
-def _tensor(
-    storage: Any,
-    offset: Any,
-    size: Sequence[Any],
-    stride: Sequence[Any],
-    dtype: Any,
-    subject: object,
-) -> PlannedTensor:
-    """A strided view of a storage, checked against it."""
-    if not isinstance(storage, PlannedStorage) or type(offset) is not int or offset < 0:
-        raise pickle.UnpicklingError("a tensor without a storage")
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
-        raise pickle.UnpicklingError("a tensor whose shape and strides do not go together")
-    name = storage.dtype
-    if dtype is not None:
-        name = dtype.name.removeprefix("torch.") if isinstance(dtype, _Global) else ""
-        if name not in ITEM_BYTES:
-            return PlannedTensor(None, "uint8", 0, (), (), f"has the dtype {name or 'unknown'}")
-    shape = check_shape(size, "of a pickle", subject)
-    steps = check_shape(stride, "of a pickle", subject)
-    if 0 not in shape:
-        last = offset + sum((dim - 1) * step for dim, step in zip(shape, steps, strict=True))
-        if (last + 1) * ITEM_BYTES[name] > storage.size_bytes:
-            raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
-    return PlannedTensor(storage, name, offset, shape, steps)

@@ -15,7 +15,7 @@ from zooplatform.errors import SourceError
 from zooplatform.formats.archives import ARCHIVE_ERRORS, check_archive, check_crc
 from zooplatform.formats.files import OpenFile
 from zooplatform.formats.limits import name_notes, shown
-from zooplatform.formats.pickles import RESAVE, PlannedStorage, PlannedTensor, read_pickle
+from zooplatform.formats.pickles import RESAVE, read_pickle
 from zooplatform.formats.reader import ReaderBase
 from zooplatform.formats.unwrap import Found, find_weights
 from zooplatform.interfaces import CheckpointHeader, SourceFile, TensorSpec
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+    from zooplatform.formats.planned import PlannedStorage, PlannedTensor
 
 __all__ = ["MAX_VIEW_FACTOR", "TorchReader"]
 

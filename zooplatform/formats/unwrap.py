@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from zooplatform.errors import SourceError
 from zooplatform.formats.limits import shown
-from zooplatform.formats.pickles import PlannedTensor
+from zooplatform.formats.planned import PlannedTensor
 
 __all__ = ["Found", "KeyPath", "find_weights"]
 
