@@ -7,26 +7,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from zooplatform.catalog.building import build_network
 from zooplatform.catalog.checking import Problem, check, check_artifacts
-from zooplatform.catalog.commits import ConflictError, Guard, Rows, Snapshot, Tables
+from zooplatform.catalog.commits import Guard, Rows, Snapshot, Tables
 from zooplatform.catalog.compaction import compact
 from zooplatform.catalog.export import export_checkpoint
 from zooplatform.catalog.garbage import Removed, collect_garbage
-from zooplatform.catalog.leases import lease
-from zooplatform.catalog.reader import CHECKPOINT_COLUMNS, Reader
-from zooplatform.catalog.tensor_writer import TensorIndex, checkpoint_draft, follow_moved
-from zooplatform.catalog.writer import Draft, ZooRecord, check_batch, population_draft
-from zooplatform.errors import ArchitectureError, CatalogError, UnknownIdError
-from zooplatform.interfaces import CheckpointHeader, CheckpointRecord, PopulationBatch
+from zooplatform.catalog.ids import resolve_id
+from zooplatform.catalog.reader import Reader
+from zooplatform.catalog.storing import store_checkpoint, store_population
+from zooplatform.catalog.tensor_writer import TensorIndex
+from zooplatform.catalog.writer import Draft, ZooRecord
+from zooplatform.errors import CatalogError
+from zooplatform.interfaces import CheckpointRecord, PopulationBatch
 from zooplatform.properties import Properties
 from zooplatform.recognise import Recogniser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import pyarrow as pa
     import torch
     from torch import nn
 
@@ -40,13 +40,6 @@ if TYPE_CHECKING:
     from zooplatform.registry import Registry
 
 __all__ = ["Catalog"]
-
-_ID_COLUMNS = {
-    "zoo": ("zoos", "zoo_id"),
-    "model": ("models", "model_id"),
-    "checkpoint": ("checkpoints", "checkpoint_id"),
-    "artifact": ("artifacts", "artifact_id"),
-}
 
 
 class Catalog:
@@ -160,22 +153,7 @@ class Catalog:
         Raises:
             UnknownIdError: there is none, or several begin so.
         """
-        table, column = _ID_COLUMNS[kind]
-        # The columns that reading a checkpoint needs too, so that its row is looked for once.
-        columns = CHECKPOINT_COLUMNS if table == "checkpoints" else [column]
-        if self.snapshot().row(table, given, columns) is not None:
-            return given
-        ids = self.snapshot().table(table, [column], keep=True).column(column).combine_chunks()
-        found = sorted(set(ids.filter(pc.starts_with(ids, given)).to_pylist())) if given else []
-        if len(found) > 1:
-            raise UnknownIdError(
-                kind,
-                given,
-                remedy=f"{len(found)} ids begin so: {', '.join(found[:4])}… Give more of it.",
-            )
-        if not found:
-            raise UnknownIdError(kind, given)
-        return str(found[0])
+        return resolve_id(self.snapshot(), kind, given)
 
     def state_dict(self, checkpoint_id: str, *, verify: bool = False) -> StateDict:
         """The tensors of a checkpoint: names, order, dtypes and bits as they came.
@@ -271,33 +249,7 @@ class Catalog:
         Raises:
             ArchitectureError: no adapter can build this architecture; the text says what is missing.
         """
-        checkpoint = self.resolve("checkpoint", checkpoint_id)
-        reader = self.reader
-        architecture, name, known = reader.description(checkpoint)
-        if config is not None:
-            layout = reader.vector(architecture).layout
-            header = CheckpointHeader(tensors=layout, format="", config=config)
-            described, _ = self.recogniser.describe(header)
-            name, known = described.get("adapter"), described.get("config") or {}
-        if name is None:
-            raise ArchitectureError(
-                f"Checkpoint {checkpoint}: no architecture adapter recognised it, so it cannot be built. Its tensors "
-                "are in `Catalog.state_dict`; a plugin with zoo_register_architectures can teach the catalog to build "
-                "it."
-            )
-        adapter = self.recogniser.adapter(name)
-        try:
-            module = adapter.build(known)
-        except ArchitectureError as exc:
-            fits = "" if config is None else f" No adapter knows it by {dict(config)} either."
-            raise ArchitectureError(f"Checkpoint {checkpoint}: {exc}{fits}") from exc
-        try:
-            module.load_state_dict(adapter.to_canonical(reader.state_dict(checkpoint)), strict=True)
-        except RuntimeError as exc:
-            raise ArchitectureError(
-                f"Checkpoint {checkpoint}: the weights do not fit the network that adapter {name!r} built: {exc}"
-            ) from exc
-        return module.eval()
+        return build_network(self, self.resolve("checkpoint", checkpoint_id), config)
 
     def export(self, checkpoint_id: str, path: str | os.PathLike[str]) -> Path:
         """Write a checkpoint as safetensors.
@@ -367,19 +319,9 @@ class Catalog:
 
     def write_population(self, batch: PopulationBatch, zoo: ZooRecord | None) -> Draft:
         """As `append`; gives the whole draft that was committed."""
-        self._local()
-        check_batch(batch)
-        header = CheckpointHeader(tensors=batch.layout, format="population", config=batch.config)
-        described, layers = self.recogniser.describe(header, batch.family or None)
-        if not batch.family and described.get("adapter"):
-            batch = _with_family(batch, described)
-        with lease(self.path) as folder:
-            base = self.snapshot()
-            draft = population_draft(folder, self.path, base, batch, layers, zoo, self._properties)
-            if draft.rows:
-                rows = len(draft.rows.get("checkpoints", []))
-                self._local().commit(f"append {rows} checkpoints", draft.tables(), base=base)
-        return draft
+        return store_population(
+            self._local(), self.recogniser, self._properties, batch=batch, zoo=zoo
+        )
 
     def add_state_dicts(
         self,
@@ -421,34 +363,17 @@ class Catalog:
 
         `described` is `adapter`, `family`, `name` and `config` of the architecture, where they are known already.
         """
-        self._local()
-        if described is None:
-            described, layers = self.recogniser.describe(checkpoint.header)
-        else:
-            layers = self.recogniser.adapter(described["adapter"]).layers(checkpoint.header)
-        with lease(self.path) as folder:
-            base = self.snapshot()
-            draft, replaces = checkpoint_draft(
-                folder,
-                self.path,
-                base,
-                self._tensor_index,
-                checkpoint,
-                described,
-                layers,
-                zoo,
-                header_only=header_only,
-                progress=progress,
-                properties=self._properties,
-            )
-            message = f"ingest {checkpoint.info.source}"
-            while draft.rows:
-                try:
-                    self._local().commit(message, draft.tables(), base=base, replaces=replaces)
-                    break
-                except ConflictError:
-                    follow_moved(draft, self.snapshot(), self._tensor_index)
-        return draft
+        return store_checkpoint(
+            self._local(),
+            self.recogniser,
+            self._properties,
+            self._tensor_index,
+            checkpoint=checkpoint,
+            zoo=zoo,
+            header_only=header_only,
+            described=described,
+            progress=progress,
+        )
 
     def commit(
         self,
@@ -501,14 +426,3 @@ class Catalog:
         """Merge small files; every query gives the same as before. Returns the number of files merged, by table."""
         self.close()
         return compact(self._local())
-
-
-def _with_family(batch: PopulationBatch, described: Mapping[str, Any]) -> PopulationBatch:
-    from dataclasses import replace
-
-    return replace(
-        batch,
-        family=str(described["adapter"]),
-        name=batch.name or str(described.get("name") or ""),
-        config=batch.config or described.get("config") or {},
-    )
