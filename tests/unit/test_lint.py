@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from lint_zoo import MODELS, STEPS, Zoo, model_ids, network, only, with_accuracy
 
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import CheckpointRecord, MetricRecord, ModelInfo
-from zooplatform.linting import RULES, Finding, lint
-from zooplatform.splits import create_split
+from zooplatform.linting import RULES, lint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from zooplatform.catalog import Catalog
-
-State = dict[str, torch.Tensor]
-
-MODELS, STEPS = 4, (0, 1, 2)
-
-
-@dataclass
-class Zoo:
-    """A small zoo without any fault, to be given one: `states` and `metrics` by (model, step), `configs` by model."""
-
-    bias: bool = True
-    states: dict[tuple[int, int], State] = field(default_factory=dict)
-    configs: list[dict[str, Any]] = field(default_factory=list)
-    metrics: dict[tuple[int, int], list[MetricRecord]] = field(default_factory=dict)
-    epochs: dict[tuple[int, int], float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.configs = [{"learning_rate": 0.1 / (n + 1)} for n in range(MODELS)]
-        for n in range(MODELS):
-            for step in STEPS:
-                self.states[n, step] = network(n, step, bias=self.bias)
-                self.metrics[n, step] = [
-                    MetricRecord(name="test_accuracy", value=0.1 + 0.1 * n + 0.2 * step),
-                    MetricRecord(name="test_loss", value=3.0 - step),
-                ]
-                self.epochs[n, step] = float(step)
-
-    def record(self, model: int, step: int) -> CheckpointRecord:
-        return CheckpointRecord(
-            model=ModelInfo(
-                key=f"run-{model}", name=f"run {model}", source="test:", config=self.configs[model]
-            ),
-            step=step,
-            epoch=self.epochs[model, step],
-            metrics=tuple(self.metrics[model, step]),
-        )
-
-    def store(self, catalog: Catalog, name: str = "zoo") -> dict[tuple[int, int], str]:
-        """Checkpoint ids by (model, step)."""
-        ids = catalog.add_state_dicts(
-            self.states.values(), [self.record(*key) for key in self.states], zoo=name
-        )
-        return dict(zip(self.states, ids, strict=True))
-
-
-def network(model: int, step: int, *, bias: bool = True) -> State:
-    """A convolution of 3 filters and a linear layer to 10 outputs."""
-    torch.manual_seed(100 * model + step)
-    module = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 3, 3, bias=bias), torch.nn.Flatten(), torch.nn.Linear(12, 10, bias=bias)
-    )
-    return dict(module.state_dict())
-
-
-def only(findings: list[Finding]) -> Finding:
-    (found,) = findings
-    return found
-
-
-def model_ids(catalog: Catalog) -> list[str]:
-    """By number of the run."""
-    ids: list[str] = catalog.sql("select model_id from models order by name").column(0).to_pylist()
-    return ids
 
 
 def test_a_zoo_without_faults_has_no_finding(catalog: Catalog) -> None:
@@ -185,13 +122,6 @@ def test_a_wrong_number_of_parameters_is_found(catalog: Catalog) -> None:
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def with_accuracy(value: float, *, name: str = "test_accuracy", origin: Any = "reported") -> Zoo:
-    zoo = Zoo()
-    for key, metrics in zoo.metrics.items():
-        zoo.metrics[key] = [metrics[1], MetricRecord(name=name, value=value, origin=origin)]
-    return zoo
-
-
 @pytest.mark.parametrize(
     ("value", "name", "reading"),
     [
@@ -269,213 +199,6 @@ def test_a_population_without_metrics_is_noted(catalog: Catalog) -> None:
     found = only(lint(catalog))
     assert (found.severity, set(found.ids)) == ("note", set(ids.values()))
     assert "no checkpoint has any metric" in found.found
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def test_weights_that_are_no_numbers_are_found(catalog: Catalog) -> None:
-    zoo = Zoo()
-    zoo.states[1, 2]["0.weight"][0, 0, 0, 0] = float("nan")
-    zoo.states[2, 2]["2.bias"][1:3] = float("inf")
-    ids = zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("not-finite", "warning")
-    assert found.ids == tuple(sorted([ids[1, 2], ids[2, 2]]))
-    assert "1 are NaN and 2 infinite, in 2 models (0.weight, 2.bias)" in found.found
-
-
-def test_a_constant_matrix_is_found_and_constant_biases_are_not(catalog: Catalog) -> None:
-    zoo = Zoo()
-    zoo.states[0, 2]["2.weight"][:] = 0.25
-    zoo.states[1, 2]["2.bias"][:] = 0
-    ids = zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.ids) == ("constant", (ids[0, 2],))
-    assert found.found == "all its values are equal (0.25)"
-
-
-def test_dead_units_are_found(catalog: Catalog) -> None:
-    zoo = Zoo()
-    zoo.states[0, 2]["0.weight"][1] = 0
-    zoo.states[3, 1]["0.weight"][:2] = -0.0
-    zoo.states[1, 1]["2.weight"][:, 4:6] = 0  # as many zeros, but every unit keeps other inputs
-    ids = zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("dead-units", "note")
-    assert found.ids == tuple(sorted([ids[0, 2], ids[3, 1]]))
-    assert "3 units in 2 checkpoints" in found.found
-
-
-def test_dead_units_of_single_checkpoints_are_found(catalog: Catalog, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    state = network(0, 1)
-    state["2.weight"][3] = 0
-    save_file(state, tmp_path / "net.safetensors")
-    catalog.ingest(tmp_path / "net.safetensors")
-    found = only(lint(catalog))
-    assert found.kind == "dead-units"
-    assert "1 unit in 1 checkpoint " in found.found
-
-
-# --- training --------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_changes_nothing_is_found(catalog: Catalog) -> None:
-    zoo = Zoo()
-    for step in STEPS[1:]:
-        zoo.states[2, step] = zoo.states[2, 0]
-    zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("untrained", "warning")
-    assert found.ids == (model_ids(catalog)[2],)
-    assert found.found == "no tensor differs between them"
-
-
-def test_a_tensor_that_never_changes_is_noted(catalog: Catalog) -> None:
-    zoo = Zoo()
-    for step in STEPS[1:]:
-        zoo.states[2, step]["0.weight"] = zoo.states[2, 0]["0.weight"]
-    zoo.states[1, 1]["0.weight"] = zoo.states[1, 0]["0.weight"]  # changes later
-    zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("untrained", "note")
-    assert found.ids == (model_ids(catalog)[2],)
-    assert found.found == "1 of 4 tensors never change (0.weight)"
-
-
-@pytest.mark.parametrize(
-    ("epoch", "severity", "text"),
-    [
-        (0.5, "warning", "the epoch falls in 1 model: 1 at step 1, 0.5 at step 2"),
-        (1.0, "note", "the epoch stays in 1 model: 1 at step 1, 1 at step 2"),
-        (-2.0, "warning", "the first has step 2 and epoch -2.0"),
-    ],
-)
-def test_epochs_that_do_not_rise_are_found(
-    catalog: Catalog, epoch: float, severity: str, text: str
-) -> None:
-    zoo = Zoo()
-    zoo.epochs[1, 2] = epoch
-    ids = zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity, found.ids) == ("order", severity, (ids[1, 2],))
-    assert found.found == text
-
-
-# --- identity --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("step", "severity"), [(0, "note"), (2, "warning")])
-def test_equal_networks_of_two_models_are_found(catalog: Catalog, step: int, severity: str) -> None:
-    zoo = Zoo()
-    zoo.states[3, step] = zoo.states[1, step]
-    ids = zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("duplicates", severity)
-    assert found.ids == tuple(sorted([ids[1, step], ids[3, step]]))
-
-
-def test_an_equal_network_outside_of_any_zoo_is_found(catalog: Catalog, tmp_path: Path) -> None:
-    ids = Zoo().store(catalog)
-    exported = catalog.export(ids[1, 2], tmp_path / "again.safetensors")
-    (again,) = catalog.ingest(exported).checkpoint_ids
-    (found,) = lint(catalog, ["duplicates"])
-    assert set(found.ids) == {ids[1, 2], again}
-    assert "zoo zoo" in found.subject
-
-
-def test_equal_networks_of_two_zoos_are_duplicates_and_no_permutation(catalog: Catalog) -> None:
-    ids = Zoo().store(catalog, "first")
-    record = Zoo().record(0, 2)
-    copy = replace(record, model=replace(record.model, key="copy"))
-    (other,) = catalog.add_state_dicts([network(0, 2)], [copy], zoo="second")
-    found = only(lint(catalog))
-    assert (found.kind, set(found.ids)) == ("duplicates", {ids[0, 2], other})
-    assert found.subject.endswith(" of zoo first, second")
-
-
-def test_a_network_with_its_neurons_permuted_is_found(catalog: Catalog) -> None:
-    zoo = Zoo()
-    state, order = zoo.states[0, 2], torch.tensor([2, 0, 1])
-    matrix = state["2.weight"].reshape(10, 3, 4)[:, order].reshape(10, 12)
-    zoo.states[2, 2] = {
-        **state,
-        "0.weight": state["0.weight"][order],
-        "0.bias": state["0.bias"][order],
-        "2.weight": matrix,
-    }
-    ids = zoo.store(catalog)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("permuted", "warning")
-    assert set(found.ids) == {ids[0, 2], ids[2, 2]}
-
-
-def test_equal_statistics_of_other_values_are_not_a_permutation(catalog: Catalog) -> None:
-    """Two networks whose fingerprints agree: a value that no quantile rests on differs."""
-    zoo = Zoo()
-    state = {name: tensor.clone() for name, tensor in zoo.states[0, 2].items()}
-    values = state["2.weight"].flatten()
-    by_rank = values.sort().indices
-    values[by_rank[50]] = (values[by_rank[49]] + values[by_rank[50]]) / 2
-    state["2.weight"] = values.reshape(10, 12)
-    zoo.states[2, 2] = state
-    zoo.store(catalog)
-    assert lint(catalog) == []
-
-
-def freeze(catalog: Catalog, roles: Mapping[str, str]) -> None:
-    """A split that was drawn elsewhere: roles by checkpoint."""
-    known = {
-        row["checkpoint_id"]: row
-        for row in catalog.sql(
-            "select checkpoint_id, model_id, content_hash from checkpoints"
-        ).to_pylist()
-    }
-    rows = [
-        {**known[member], "split_id": "s1", "name": "half", "role": role, "by": "checkpoint"}
-        for member, role in roles.items()
-    ]
-    catalog.commit("split", {"splits": rows})
-
-
-def test_a_run_in_two_roles_is_found(catalog: Catalog) -> None:
-    ids = Zoo().store(catalog)
-    roles = {ids[n, s]: "train" if n < 2 else "test" for n, s in ids}
-    roles[ids[1, 2]] = "test"
-    freeze(catalog, roles)
-    found = only(lint(catalog))
-    assert (found.kind, found.severity) == ("split-leak", "warning")
-    assert found.ids == (model_ids(catalog)[1],)
-    assert found.declared == "split 'half' (s1) keeps its roles apart"
-    assert "test and train for the first" in found.found
-
-
-def test_a_split_that_is_drawn_by_checkpoint_leaks_and_one_by_model_does_not(
-    catalog: Catalog,
-) -> None:
-    Zoo().store(catalog)
-    create_split(catalog, "safe", by="model", ratio="50/50")
-    assert lint(catalog) == []
-    create_split(catalog, "leaky", by="checkpoint", ratio="50/50")
-    found = only(lint(catalog))
-    assert found.kind == "split-leak"
-    assert "'leaky'" in found.declared
-
-
-@pytest.mark.parametrize(("step", "severity"), [(0, "note"), (1, "warning")])
-def test_one_network_in_two_roles_is_found(catalog: Catalog, step: int, severity: str) -> None:
-    zoo = Zoo()
-    zoo.states[3, step] = zoo.states[0, step]
-    zoo.states[2, step] = zoo.states[1, step]  # a pair on one side is no leak
-    ids = zoo.store(catalog)
-    roles = ["train", "val", "val", "test"]
-    freeze(catalog, {checkpoint: roles[n] for (n, _), checkpoint in ids.items()})
-    models = model_ids(catalog)
-    leak = only(lint(catalog, ["split-leak"]))
-    assert (leak.severity, set(leak.ids)) == (severity, {models[0], models[3]})
-    assert "1 network occur under different models in test and train" in leak.found
 
 
 # --- as part of the check --------------------------------------------------------------------------------------------

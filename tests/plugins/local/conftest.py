@@ -1,19 +1,23 @@
-"""What the tests of the local source share: reading a file whole, and expecting a refusal."""
+"""What the tests of the local source share: reading a file whole, expecting a refusal, and modules of their folder."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from zooplatform.errors import SourceError
 from zooplatform_local.source import LocalSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from zooplatform.interfaces import Checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 def read_whole(path: Path) -> tuple[Checkpoint, dict[str, bytes]]:
@@ -46,3 +50,10 @@ def refusal() -> Callable[[Path], str]:
         return str(caught.value)
 
     return text
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "plain.pt"
+    torch.save({"w": torch.arange(4, dtype=torch.float32)}, path)
+    return path
