@@ -7,13 +7,13 @@ Only click is imported here. A command's module is imported when the command run
 from __future__ import annotations
 
 import difflib
-import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from zooplatform import __version__
 from zooplatform.cli._errors import ending_with_exit_codes
+from zooplatform.cli._loading import imported_command
 from zooplatform.cli._output import survive_any_text
 from zooplatform.cli._session import Session, get_session
 from zooplatform.errors import PluginLoadError
@@ -86,14 +86,14 @@ class RootGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            return _imported(COMMANDS[cmd_name].target)
+            return imported_command(COMMANDS[cmd_name].target)
         # Plugins are asked last, so they can never take the place of a built-in command.
         spec = _plugin_commands(ctx).get(cmd_name)
         if spec is None:
             return None
         owner, target, _ = spec
         try:
-            return _imported(target)
+            return imported_command(target)
         except Exception as error:
             raise PluginLoadError(
                 f"`zoo {cmd_name}` of plugin {owner!r} cannot be loaded from {target!r}: "
@@ -147,15 +147,6 @@ def _plugin_commands(ctx: click.Context) -> dict[str, tuple[str, str, str]]:
         )
         for owner, spec in get_session(ctx).registry.commands
     }
-
-
-def _imported(target: str) -> click.Command:
-    """The click command at `package.module:attribute`."""
-    module, _, attribute = target.partition(":")
-    command = getattr(importlib.import_module(module), attribute)
-    if not isinstance(command, click.Command):
-        raise TypeError(f"{target} is a {type(command).__name__}, not a click command")
-    return command
 
 
 @click.group(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,6 +16,7 @@ from zooplatform.cli._fitting import (
     pairs,
     print_artifacts,
 )
+from zooplatform.cli._loading import LazyGroup
 from zooplatform.cli._options import (
     catalog_option,
     device_option,
@@ -29,34 +29,19 @@ from zooplatform.cli._output import out, progress_callback
 from zooplatform.cli._session import open_catalog
 from zooplatform.cli._text import human_count
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["generator"]
-
-# Commands that live in modules of their own; imported when they are asked for.
-_ELSEWHERE: Mapping[str, str] = {
-    "evaluate": "zooplatform.cli.scorecard:evaluate",
-    "render": "zooplatform.cli.scorecard:render",
-}
 
 # Below so much confidence a generator has not understood what was asked for.
 _SURE = 0.5
 
 
-class _GeneratorGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *_ELSEWHERE]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        module, _, attribute = _ELSEWHERE[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-
-@click.group(cls=_GeneratorGroup)
+@click.group(
+    cls=LazyGroup,
+    elsewhere={
+        "evaluate": "zooplatform.cli.scorecard:evaluate",
+        "render": "zooplatform.cli.scorecard:render",
+    },
+)
 def generator() -> None:
     """Write the weights of new networks, from an instruction.
 

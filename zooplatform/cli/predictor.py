@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
 import click
 
 from zooplatform.cli._fitting import (
@@ -14,6 +11,7 @@ from zooplatform.cli._fitting import (
     name_option,
     print_artifacts,
 )
+from zooplatform.cli._loading import LazyGroup
 from zooplatform.cli._options import (
     catalog_option,
     device_option,
@@ -26,31 +24,16 @@ from zooplatform.cli._output import out, progress_callback
 from zooplatform.cli._session import open_catalog
 from zooplatform.cli._text import human_count
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["predictor"]
 
-# Commands that live in modules of their own; imported when they are asked for.
-_ELSEWHERE: Mapping[str, str] = {
-    "matrix": "zooplatform.cli.matrix:matrix",
-    "render": "zooplatform.cli.matrix:render",
-}
 
-
-class _PredictorGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *_ELSEWHERE]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        module, _, attribute = _ELSEWHERE[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-
-@click.group(cls=_PredictorGroup)
+@click.group(
+    cls=LazyGroup,
+    elsewhere={
+        "matrix": "zooplatform.cli.matrix:matrix",
+        "render": "zooplatform.cli.matrix:render",
+    },
+)
 def predictor() -> None:
     """Tell from its weights what a network can do.
 
