@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,9 @@ __all__ = [
     "artifact_fields",
     "config_options",
     "data_options",
+    "fit_query_option",
+    "fit_split_option",
+    "json_value",
     "max_minutes_option",
     "name_option",
     "pairs",
@@ -27,6 +31,17 @@ __all__ = [
 
 name_option: Decorator = click.option(
     "--name", required=True, metavar="NAME", help="What to call it; the latest of a name is meant."
+)
+
+fit_query_option: Decorator = click.option(
+    "--query", required=True, metavar="SQL", help="What to fit on: SQL with a column checkpoint_id."
+)
+
+fit_split_option: Decorator = click.option(
+    "--split",
+    metavar="NAME",
+    help="Learn from role train of this split, choose by role val. "
+    "[default: 70/15/15 by training run, drawn from the seed and frozen]",
 )
 
 max_minutes_option: Decorator = click.option(
@@ -87,6 +102,14 @@ def pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"{option} {text!r}: write it as KEY=VALUE.")
         found[key.strip()] = value
     return found
+
+
+def json_value(text: str) -> Any:
+    """A number, a truth value or a list as JSON has it, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def artifact_fields(artifact: Artifact) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,10 +20,17 @@ __all__ = [
     "catalog_option",
     "device_option",
     "dry_run_option",
+    "figures_option",
+    "folder_option",
+    "image_folder_option",
     "json_option",
     "limit_option",
+    "member_options",
     "note_options",
+    "pages_option",
     "progress_option",
+    "refuse_role_alone",
+    "results_option",
     "seed_option",
     "yes_option",
 ]
@@ -98,11 +106,79 @@ progress_option: Decorator = click.option(
 )
 
 
+image_folder_option: Decorator = click.option(
+    "--data-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the files of images lie. [default: ZOO_DATA_FOLDER, else the working directory]",
+)
+
+
+def results_option(help_text: str) -> Decorator:
+    """`--output FILE` of a command whose results are kept; `help_text` says what lies in it."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help=help_text,
+    )
+
+
+def folder_option(help_text: str) -> Decorator:
+    """`--output DIR` of a command that writes pages."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help=help_text,
+    )
+
+
+def pages_option(help_text: str) -> Decorator:
+    """`--pages DIR` of a command that can write pages beside its results."""
+    return click.option(
+        "--pages",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help=help_text,
+    )
+
+
+def figures_option(help_text: str) -> Decorator:
+    """`--figures/--no-figures`; `help_text` says what is drawn."""
+    return click.option("--figures/--no-figures", default=True, help=help_text)
+
+
 def limit_option(help_text: str, default: int | None = None) -> Decorator:
     """`--limit N`; `help_text` says of what, since that differs by command."""
     return click.option(
         "--limit", type=click.IntRange(min=0), default=default, metavar="N", help=help_text
     )
+
+
+def member_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--split NAME` and `--role ROLE`: which members of a split a command looks at."""
+    split = click.option(
+        "--split", metavar="NAME", help="Only members of this split. [default: no split]"
+    )
+    role = click.option(
+        "--role",
+        type=click.Choice(["train", "val", "test"]),
+        help="Only this role of the split. [default: test]",
+    )
+    return split(role(command))
+
+
+def refuse_role_alone(role: str | None, split: str | None) -> None:
+    """Check what `member_options` gave.
+
+    Raises:
+        click.UsageError: a role, but of no split.
+    """
+    if role is not None and split is None:
+        raise click.UsageError("--role is a role of a split; give --split too.")
 
 
 def note_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -11,6 +10,9 @@ from zooplatform.cli._fitting import (
     artifact_fields,
     config_options,
     data_options,
+    fit_query_option,
+    fit_split_option,
+    json_value,
     max_minutes_option,
     name_option,
     pairs,
@@ -55,15 +57,8 @@ def generator() -> None:
 @generator.command()
 @click.argument("backend", metavar="BACKEND")
 @name_option
-@click.option(
-    "--query", required=True, metavar="SQL", help="What to fit on: SQL with a column checkpoint_id."
-)
-@click.option(
-    "--split",
-    metavar="NAME",
-    help="Learn from role train of this split, choose by role val. "
-    "[default: 70/15/15 by training run, drawn from the seed and frozen]",
-)
+@fit_query_option
+@fit_split_option
 @config_options
 @data_options
 @seed_option
@@ -338,13 +333,7 @@ def sample(
 
 def _values(option: str, given: tuple[str, ...]) -> dict[str, Any]:
     """`KEY=VALUE` texts; values are JSON (`2`, `true`), and what is not JSON is a text."""
-    values: dict[str, Any] = {}
-    for key, text in pairs(option, given).items():
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
-    return values
+    return {key: json_value(text) for key, text in pairs(option, given).items()}
 
 
 @generator.command("ls")

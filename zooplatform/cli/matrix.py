@@ -10,9 +10,13 @@ import click
 from zooplatform.cli._options import (
     catalog_option,
     device_option,
+    figures_option,
+    folder_option,
     json_option,
     note_options,
+    pages_option,
     progress_option,
+    results_option,
 )
 from zooplatform.cli._output import out, progress_callback
 from zooplatform.cli._session import open_catalog
@@ -24,13 +28,7 @@ __all__ = ["matrix", "render"]
 
 @click.command()
 @click.argument("protocol", metavar="PROTOCOL")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON file for the results; finished fits lie beside it. [default: ./NAME.json]",
-)
+@results_option("JSON file for the results; finished fits lie beside it. [default: ./NAME.json]")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -64,12 +62,7 @@ __all__ = ["matrix", "render"]
     metavar="FILE",
     help="Write the predictions behind the figures to a .npz file. [default: do not]",
 )
-@click.option(
-    "--pages",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Write tables and figures there, as `zoo predictor render` does. [default: do not]",
-)
+@pages_option("Write tables and figures there, as `zoo predictor render` does. [default: do not]")
 @device_option
 @catalog_option
 @json_option
@@ -154,18 +147,8 @@ def matrix(
 
 @click.command()
 @click.argument("results", type=click.Path(dir_okay=False, path_type=Path), metavar="RESULTS")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for the page and its figures. [default: that of RESULTS]",
-)
-@click.option(
-    "--figures/--no-figures",
-    default=True,
-    help="Draw heat maps and curves; needs matplotlib. [default: on]",
-)
+@folder_option("Folder for the page and its figures. [default: that of RESULTS]")
+@figures_option("Draw heat maps and curves; needs matplotlib. [default: on]")
 @json_option
 @note_options
 def render(results: Path, output: Path | None, figures: bool, as_json: bool) -> None:

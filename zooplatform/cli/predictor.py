@@ -7,6 +7,8 @@ import click
 from zooplatform.cli._fitting import (
     artifact_fields,
     config_options,
+    fit_query_option,
+    fit_split_option,
     max_minutes_option,
     name_option,
     print_artifacts,
@@ -16,8 +18,10 @@ from zooplatform.cli._options import (
     catalog_option,
     device_option,
     json_option,
+    member_options,
     note_options,
     progress_option,
+    refuse_role_alone,
     seed_option,
 )
 from zooplatform.cli._output import out, progress_callback
@@ -47,21 +51,14 @@ def predictor() -> None:
 @predictor.command()
 @click.argument("backend", metavar="BACKEND")
 @name_option
-@click.option(
-    "--query", required=True, metavar="SQL", help="What to fit on: SQL with a column checkpoint_id."
-)
+@fit_query_option
 @click.option(
     "--target",
     required=True,
     metavar="METRIC",
     help="What to predict: a column of the query or of `wide`.",
 )
-@click.option(
-    "--split",
-    metavar="NAME",
-    help="Learn from role train of this split, choose by role val. "
-    "[default: 70/15/15 by training run, drawn from the seed and frozen]",
-)
+@fit_split_option
 @config_options
 @seed_option
 @device_option
@@ -143,12 +140,7 @@ def fit(
     help="What to compare with: a column of the query or of `wide`. "
     "[default: what it was fitted to]",
 )
-@click.option("--split", metavar="NAME", help="Only members of this split. [default: no split]")
-@click.option(
-    "--role",
-    type=click.Choice(["train", "val", "test"]),
-    help="Only this role of the split. [default: test]",
-)
+@member_options
 @seed_option
 @catalog_option
 @json_option
@@ -176,8 +168,7 @@ def evaluate(
 
     if query is None and split is None:
         raise click.UsageError("Give --query or --split: whom to ask about.")
-    if role is not None and split is None:
-        raise click.UsageError("--role is a role of a split; give --split too.")
+    refuse_role_alone(role, split)
     with open_catalog(catalog) as opened:
         found = evaluate_in(opened, name, query, target=target, split=split, role=role, seed=seed)
     for note in found.notes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from zooplatform.cli._options import catalog_option, json_option, note_options
+from zooplatform.cli._options import catalog_option, folder_option, json_option, note_options
 from zooplatform.cli._output import out
 from zooplatform.cli._session import open_catalog
 from zooplatform.cli._text import human_bytes, human_count
@@ -17,13 +17,7 @@ __all__ = ["report"]
 
 @click.command()
 @click.argument("zoo", metavar="ZOO")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for index.html. [default: ./report-ZOO]",
-)
+@folder_option("Folder for index.html. [default: ./report-ZOO]")
 @click.option(
     "--metric",
     metavar="NAME",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from zooplatform.cli._fitting import json_value
 from zooplatform.cli._options import (
     catalog_option,
     device_option,
+    figures_option,
+    folder_option,
+    image_folder_option,
     json_option,
     note_options,
+    pages_option,
     progress_option,
+    results_option,
     seed_option,
 )
 from zooplatform.cli._output import out, progress_callback
@@ -160,12 +165,7 @@ def _listed(kind: type[Any], least: float) -> Callable[[click.Context, click.Par
     metavar="NAME",
     help="Its role train are training networks, test held-out ones. [default: that of NAME]",
 )
-@click.option(
-    "--data-folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where the files of images lie. [default: ZOO_DATA_FOLDER, else the working directory]",
-)
+@image_folder_option
 @click.option(
     "--data",
     "sources",
@@ -173,18 +173,11 @@ def _listed(kind: type[Any], least: float) -> Callable[[click.Context, click.Par
     multiple=True,
     help="Where the images of one data set are. Can be given often. [default: as the networks say]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON file for the report card; finished parts lie beside it. [default: none is kept]",
+@results_option(
+    "JSON file for the report card; finished parts lie beside it. [default: none is kept]"
 )
-@click.option(
-    "--pages",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Write the page and its figures there, as `zoo generator render` does. [default: do not]",
+@pages_option(
+    "Write the page and its figures there, as `zoo generator render` does. [default: do not]"
 )
 @click.option(
     "--max-minutes",
@@ -229,7 +222,7 @@ def evaluate(
     from zooplatform.scorecard.wishes import Wishes
 
     wishes = Wishes(
-        options={key: _value(text) for key, text in _pairs("--option", options)}, **asked
+        options={key: json_value(text) for key, text in _pairs("--option", options)}, **asked
     )
     with open_catalog(catalog) as opened, progress_callback() as progress:
         report = evaluate_generators(
@@ -273,18 +266,8 @@ def evaluate(
 
 @click.command()
 @click.argument("card", type=click.Path(dir_okay=False, path_type=Path), metavar="CARD")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for the page and its figures. [default: that of CARD]",
-)
-@click.option(
-    "--figures/--no-figures",
-    default=True,
-    help="Draw accuracy against novelty and by epochs; needs matplotlib. [default: on]",
-)
+@folder_option("Folder for the page and its figures. [default: that of CARD]")
+@figures_option("Draw accuracy against novelty and by epochs; needs matplotlib. [default: on]")
 @json_option
 @note_options
 def render(card: Path, output: Path | None, figures: bool, as_json: bool) -> None:
@@ -371,11 +354,3 @@ def _pairs(name: str, given: tuple[str, ...]) -> list[tuple[str, str]]:
             raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint=name)
         found.append((key, value))
     return found
-
-
-def _value(text: str) -> Any:
-    """A number, a truth value or a list as JSON has it, else the text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

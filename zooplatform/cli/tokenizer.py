@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,13 +16,21 @@ from zooplatform.cli._fitting import (
 )
 from zooplatform.cli._options import (
     catalog_option,
+    image_folder_option,
     json_option,
+    member_options,
     note_options,
+    pages_option,
     progress_option,
+    refuse_role_alone,
+    results_option,
     seed_option,
 )
 from zooplatform.cli._output import out, progress_callback
 from zooplatform.cli._session import open_catalog
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["tokenizer"]
 
@@ -116,12 +124,7 @@ def fit(
     metavar="SQL",
     help="Whom to send through the codes: SQL with a column checkpoint_id.",
 )
-@click.option("--split", metavar="NAME", help="Only members of this split. [default: no split]")
-@click.option(
-    "--role",
-    type=click.Choice(["train", "val", "test"]),
-    help="Only this role of the split. [default: test]",
-)
+@member_options
 @click.option(
     "--n",
     type=click.IntRange(min=1),
@@ -160,8 +163,7 @@ def evaluate(
     """
     from zooplatform.scorecard.tokenizers import evaluate_tokenizer
 
-    if role is not None and split is None:
-        raise click.UsageError("--role is a role of a split; give --split too.")
+    refuse_role_alone(role, split)
     with open_catalog(catalog) as opened:
         found = evaluate_tokenizer(
             opened,
@@ -199,25 +201,11 @@ def evaluate(
 
 @tokenizer.command()
 @click.argument("protocol", metavar="PROTOCOL")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON file for the results; settings that it holds are not measured again. [default: none is kept]",
+@results_option(
+    "JSON file for the results; settings that it holds are not measured again. [default: none is kept]"
 )
-@click.option(
-    "--pages",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Write the table and its figure there. [default: do not]",
-)
-@click.option(
-    "--data-folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where the files of images lie. [default: ZOO_DATA_FOLDER, else the working directory]",
-)
+@pages_option("Write the table and its figure there. [default: do not]")
+@image_folder_option
 @catalog_option
 @json_option
 @progress_option
