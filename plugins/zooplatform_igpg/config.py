@@ -8,12 +8,11 @@ everything out.
 
 from __future__ import annotations
 
-import difflib
-import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.errors import ConfigError
+from zooplatform_igpg.settings import at_least, checked, is_whole, on_base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +113,7 @@ class TransformerConfig:
             "context",
             "patch",
         ):
-            _least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         _below_one("dropout", self.dropout)
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ConfigError(
@@ -162,7 +161,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            _least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("warmup", "beta2", "smoothing", "tokenizer_share"):
             _below_one(name, getattr(self, name))
         if self.learning_rate <= 0:
@@ -207,7 +206,7 @@ class ConditionConfig:
             *("per_class", "levels", "captions", "draws"),
             *("understanding_captions", "understanding_steps"),
         ):
-            _least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("drop", "drop_all"):
             _below_one(name, getattr(self, name))
 
@@ -245,8 +244,8 @@ class SpaceConfig:
     klt_grid: str = "even"
 
     def __post_init__(self) -> None:
-        _least("klt_rank", self.klt_rank, 1)
-        _least("klt_codes", self.klt_codes, 2)
+        at_least("klt_rank", self.klt_rank, 1)
+        at_least("klt_codes", self.klt_codes, 2)
         if isinstance(self.basins, str) and self.basins != "auto":
             raise ConfigError(f"basins is {self.basins!r}; use auto, 0 for none, or a number.")
         if self.center == "basin" and self.basins == 0:
@@ -284,12 +283,7 @@ class IgpgConfig:
         Raises:
             ConfigError: a key is not known, or its value does not fit.
         """
-        table = dict(given)
-        base = table.pop("base", None if table else "best")
-        if base is not None:
-            if base not in CONFIGS:
-                raise ConfigError(f"Unknown base {base!r}. Known: {', '.join(CONFIGS)}.")
-            table = {**CONFIGS[base], **table}
+        table = on_base(given, CONFIGS, "best")
         tokenizer = table.pop("tokenizer", {})
         if not isinstance(tokenizer, dict):
             raise ConfigError(
@@ -297,9 +291,9 @@ class IgpgConfig:
             )
         rows = _checked("rows", table.pop("rows", 0), {"rows": 0})
         defaults = {f.name: f.default for part in _PARTS.values() for f in fields(part)}
-        checked = {name: _checked(name, value, defaults) for name, value in table.items()}
+        values = {name: _checked(name, value, defaults) for name, value in table.items()}
         parts: dict[str, Any] = {
-            name: part(**{f.name: checked[f.name] for f in fields(part) if f.name in checked})
+            name: part(**{f.name: values[f.name] for f in fields(part) if f.name in values})
             for name, part in _PARTS.items()
         }
         return cls(**parts, tokenizer=tokenizer, rows=rows)
@@ -320,38 +314,12 @@ _PARTS: dict[str, Any] = {
 }
 
 
-def _checked(name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    """`value`, of the type of the default of this name."""
-    if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"Unknown key {name!r}. Known: {', '.join(sorted([*known, 'tokenizer', 'rows', 'base']))}.{hint}"
-        )
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise ConfigError(f"{name} is {value!r}; use one of {', '.join(_CHOICES[name])}.")
-    default = known[name]
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if name == "basins":
-        fits, wanted = whole or isinstance(value, str), "auto or a whole number"
-    elif isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        fits, wanted = whole, "a whole number, not negative"
-    elif isinstance(default, float):
-        fits = whole or (isinstance(value, float) and math.isfinite(value) and value >= 0)
-        wanted = "a number, not negative"
-        value = float(value) if fits else value
-    else:
-        fits, wanted = isinstance(value, str), "a word"
-    if not fits:
-        raise ConfigError(f"{name} is {value!r}; use {wanted}.")
-    return value
-
-
-def _least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name} is {value}; use a whole number from {least} on.")
+def _checked(name: str, value: Any, defaults: Mapping[str, Any]) -> Any:
+    if name == "basins":  # a number or a word
+        if not is_whole(value) and not isinstance(value, str):
+            raise ConfigError(f"basins is {value!r}; use auto or a whole number.")
+        return value
+    return checked(name, value, defaults, _CHOICES, ("tokenizer", "rows", "base"))
 
 
 def _below_one(name: str, value: float) -> None:

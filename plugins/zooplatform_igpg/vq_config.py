@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from zooplatform.errors import ConfigError
 from zooplatform_igpg.normalise import NORMALISATIONS
+from zooplatform_igpg.settings import at_least, checked, on_base
 from zooplatform_igpg.vectors import MODES
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class VqConfig:
             *("chunk_size", "levels", "sample", "iterations", "feedback_images", "feedback_rows"),
             *("tries", "slots", "code_dim", "width", "depth", "heads", "batch_size", "cycles"),
         ):
-            _least(name, getattr(self, name), 1)
-        _least("codebook_size", self.codebook_size, 2)
+            at_least(name, getattr(self, name), 1)
+        at_least("codebook_size", self.codebook_size, 2)
         if self.quantizer in TABLES and self.slots != 1:
             raise ConfigError(f"slots is {self.slots}; {self.quantizer} has one code for a chunk.")
         if self.quantizer == "scalar" and self.chunk_size != 1:
@@ -180,51 +180,12 @@ class VqConfig:
         Raises:
             ConfigError: a key is not known, or its value does not fit.
         """
-        table = dict(given)
-        base = table.pop("base", None if table else "best")
-        if base is not None:
-            if base not in CONFIGS:
-                raise ConfigError(f"Unknown base {base!r}. Known: {', '.join(CONFIGS)}.")
-            table = {**CONFIGS[base], **table}
+        table = on_base(given, CONFIGS, "best")
         if table.get("quantizer") == "scalar":
             table.setdefault("chunk_size", 1)
         defaults = {field.name: field.default for field in fields(cls)}
-        return cls(**{name: _checked(name, value, defaults) for name, value in table.items()})
+        return cls(**{n: checked(n, value, defaults, _CHOICES) for n, value in table.items()})
 
     def describe(self) -> dict[str, Any]:
         """Everything, as `parse` takes it."""
         return {**asdict(self), "fsq_levels": list(self.fsq_levels)}
-
-
-def _checked(name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    """`value`, of the type of the default of this name."""
-    if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"Unknown key {name!r}. Known: {', '.join(sorted(known))}.{hint}")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise ConfigError(f"{name} is {value!r}; use one of {', '.join(_CHOICES[name])}.")
-    default = known[name]
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        fits, wanted = whole, "a whole number, not negative"
-    elif isinstance(default, float):
-        fits = whole or (isinstance(value, float) and math.isfinite(value) and value >= 0)
-        wanted = "a number, not negative"
-        value = float(value) if fits else value
-    elif isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and all(type(item) is int for item in value)
-        wanted = "a list of whole numbers"
-        value = tuple(value) if fits else value
-    else:
-        fits, wanted = isinstance(value, str), "a word"
-    if not fits:
-        raise ConfigError(f"{name} is {value!r}; use {wanted}.")
-    return value
-
-
-def _least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name} is {value}; use a whole number from {least} on.")
