@@ -23,11 +23,12 @@ import torch
 
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import Condition, FitReport, GeneratedBatch
+from zooplatform.testing.fits import FitContract, interrupting
 from zooplatform.testing.kinds import sample_generator_data
-from zooplatform.testing.saved_files import check_damage_is_refused, check_data_files
+from zooplatform.testing.saved_files import check_data_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from zooplatform.fitting import Blueprint, GeneratorData
@@ -40,7 +41,7 @@ _NETWORKS = 6
 _FITTED: dict[tuple[type, str, int], tuple[Any, GeneratorData]] = {}
 
 
-class GeneratorContract:
+class GeneratorContract(FitContract):
     """Tests of a `Generator`; inherit and give the fixture `make`.
 
     Attributes:
@@ -55,25 +56,6 @@ class GeneratorContract:
     conditions: ClassVar[tuple[str, ...]] = ("dataset", "architecture_id", "build_config")
     near: ClassVar[bool] = True
     random: ClassVar[bool] = True
-    seconds: ClassVar[float] = 30.0
-
-    @pytest.fixture
-    def make(self) -> Callable[[], Any]:
-        """Makes an instance that was not fitted, as the registry does."""
-        raise NotImplementedError("override the fixture `make`")
-
-    @pytest.fixture
-    def config(self) -> dict[str, Any]:
-        """A configuration that is fitted in a second or two."""
-        return {}
-
-    @pytest.fixture(autouse=True)
-    def _one_thread(self) -> Iterator[None]:
-        """Sums of several threads may differ in the last bit."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
 
     @pytest.fixture
     def data(self) -> GeneratorData:
@@ -126,17 +108,9 @@ class GeneratorContract:
         tmp_path: Path,
     ) -> None:
         """Interrupted where it says how far it is; one that never says so is only fitted again."""
-        calls = 0
-
-        def interrupt(what: str, done: int, total: int | None) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 3:
-                raise KeyboardInterrupt
-
         kept = replace(data, folder=tmp_path)
         with suppress(KeyboardInterrupt):
-            make().fit(replace(kept, progress=interrupt), config=config, seed=0)
+            make().fit(replace(kept, progress=interrupting()), config=config, seed=0)
         again = make()
         again.fit(kept, config=config, seed=0)
         assert _same(_drawn(again), _drawn(fitted))
@@ -304,11 +278,6 @@ class GeneratorContract:
         assert _same(_drawn(loaded), _drawn(fitted))
         asked = Condition(dataset="columns")
         assert _same(_drawn(loaded, condition=asked), _drawn(fitted, condition=asked))
-
-    def test_a_damaged_file_is_refused_and_never_run(
-        self, make: Callable[[], Any], fitted: Any, tmp_path: Path
-    ) -> None:
-        check_damage_is_refused(fitted, make, tmp_path)
 
 
 # --- what was drawn ---------------------------------------------------------------------------------------------------

@@ -29,11 +29,12 @@ from zooplatform.catalog import open_catalog
 from zooplatform.errors import ConfigError
 from zooplatform.fitting import FitData, network_batches
 from zooplatform.interfaces import FitReport, MetricRecord
+from zooplatform.testing.fits import FitContract, interrupting
 from zooplatform.testing.samples import sample_population
-from zooplatform.testing.saved_files import check_damage_is_refused, check_data_files
+from zooplatform.testing.saved_files import check_data_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -46,7 +47,7 @@ _TARGET = "test_accuracy"
 _TRAIN, _VALIDATION = 48, 16  # networks of each architecture
 
 
-class PredictorContract:
+class PredictorContract(FitContract):
     """Tests of a `Predictor`; inherit and give the fixture `make`.
 
     Attributes:
@@ -57,30 +58,11 @@ class PredictorContract:
 
     tolerance: ClassVar[float] = 1e-5
     least_gain: ClassVar[float] = 0.1
-    seconds: ClassVar[float] = 30.0
-
-    @pytest.fixture
-    def make(self) -> Callable[[], Any]:
-        """Makes an instance that was not fitted, as the registry does."""
-        raise NotImplementedError("override the fixture `make`")
-
-    @pytest.fixture
-    def config(self) -> dict[str, Any]:
-        """A configuration that is fitted in a second or two."""
-        return {}
 
     @pytest.fixture
     def families(self) -> tuple[str, ...]:
         """The architectures that it is fitted on: `mlp` and `cnn`, or one where it takes only one."""
         return ("mlp", "cnn")
-
-    @pytest.fixture(autouse=True)
-    def _one_thread(self) -> Iterator[None]:
-        """Sums of several threads may differ in the last bit."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
 
     @pytest.fixture
     def data(self, families: tuple[str, ...]) -> FitData:
@@ -135,17 +117,11 @@ class PredictorContract:
         tmp_path: Path,
     ) -> None:
         """Interrupted where it says how far it is; one that never says so is only fitted again."""
-        calls = 0
-
-        def interrupt(what: str, done: int, total: int | None) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 3:
-                raise KeyboardInterrupt
-
         kept = replace(data, folder=tmp_path)
         with suppress(KeyboardInterrupt):
-            make().fit(replace(kept, progress=interrupt), target=_TARGET, config=config, seed=0)
+            make().fit(
+                replace(kept, progress=interrupting()), target=_TARGET, config=config, seed=0
+            )
         again = make()
         again.fit(kept, target=_TARGET, config=config, seed=0)
         assert (_said(again, data.validation) == _said(fitted, data.validation)).all()
@@ -219,11 +195,6 @@ class PredictorContract:
         for _, batch in network_batches(data.validation):
             assert torch.equal(loaded.predict(batch), fitted.predict(batch))
             assert torch.equal(loaded.embed(batch), fitted.embed(batch))
-
-    def test_a_damaged_file_is_refused_and_never_run(
-        self, make: Callable[[], Any], fitted: Any, tmp_path: Path
-    ) -> None:
-        check_damage_is_refused(fitted, make, tmp_path)
 
 
 def _rows(batch: NetworkBatch, rows: list[int]) -> NetworkBatch:
