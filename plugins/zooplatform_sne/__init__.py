@@ -22,6 +22,13 @@ def zoo_register_predictors() -> list[PredictorSpec]:
             requires=("numpy", "safetensors", "torch"),
             install="pip install numpy safetensors torch",
         ),
+        PredictorSpec(
+            name="responses",
+            factory="zooplatform_sne.boosted:Responses",
+            summary="Rich statistics and what a network does with fixed inputs, boosted; any mix of architectures.",
+            requires=("lightgbm", "torch"),
+            install="pip install 'zooplatform[boosting]'",
+        ),
     ]
 
 

@@ -52,6 +52,7 @@ class Companion:
         """On the same networks as the members."""
         config: dict[str, Any] = {}
         if self.name == "trees":
+            config |= {"learning_rate": 0.02, "leaves": 63, "min_leaf": 20, "features": 0.2}
             config["target_transform"] = "logit" if scale.bounded else "none"
         else:
             config["members"] = 3
@@ -78,28 +79,30 @@ class Companion:
         self.predictor.load(folder / self.name)
 
 
-def new_companions(weights: Sequence[float]) -> list[Companion]:
-    """Those of `COMPANIONS` with a weight above 0, not fitted yet.
+def new_companions(weights: Sequence[float], *, responses: bool = False) -> list[Companion]:
+    """Those of `COMPANIONS` with a weight above 0, not fitted yet; with `responses` they read those, too.
 
     Raises:
         NotInstalledError: the extra of the trees is missing.
     """
     return [
-        Companion(name, weight, _new(name))
+        Companion(name, weight, _new(name, responses=responses))
         for name, weight in zip(COMPANIONS, weights, strict=True)
         if weight
     ]
 
 
-def _new(name: str) -> Predictor:
+def _new(name: str, *, responses: bool) -> Predictor:
     if name == "perceptron":
+        from zooplatform_sne.perceptrons import ResponsesMLP
         from zooplatform_statnn.perceptrons import AggregateMLP
 
-        return AggregateMLP()
+        return ResponsesMLP() if responses else AggregateMLP()
     if find_spec("lightgbm") is None:
         raise NotInstalledError(
             "Predictor 'sne' with trees", ["lightgbm"], "pip install 'zooplatform[boosting]'"
         )
+    from zooplatform_sne.boosted import Responses
     from zooplatform_statnn.boosted import AggregateRich
 
-    return AggregateRich()
+    return Responses() if responses else AggregateRich()

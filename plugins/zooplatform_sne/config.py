@@ -55,11 +55,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "best": {
         "trees": 1.0,
         "perceptron": 1.0,
+        "companion_responses": True,
         "guard": 1.0,
         "members": [
             {
-                "encoder": "statistics", "statistics": "both", "count": 3, "epochs": 20,
-                "dropout": 0.3, "weight_decay": 0.1,
+                "encoder": "statistics", "statistics": "both", "responses": True, "count": 3,
+                "epochs": 20, "dropout": 0.3, "weight_decay": 0.1,
             },
             {"encoder": "probes", "epochs": 12, "batch_size": 32, "guarded": True},
         ],
@@ -183,6 +184,7 @@ class SneConfig:
         logit_clip: bounded targets are kept this far from 0 and 1.
         trees, perceptron: weights of gradient boosting and of a perceptron on aggregated rich statistics among the
             members; 0 has none. See `companions`.
+        companion_responses: trees and perceptron read what a network does with fixed inputs, too; see `responses`.
         guard, guard_share: how far guarded members move the score, and by which share of the difference; see `fusion`.
     """
 
@@ -190,6 +192,7 @@ class SneConfig:
     combine: str = "mean"
     trees: float = 0.0
     perceptron: float = 0.0
+    companion_responses: bool = False
     guard: float = 4.0
     guard_share: float = 0.5
     target_kind: str = "auto"

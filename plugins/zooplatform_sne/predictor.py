@@ -97,7 +97,7 @@ class SnePredictor:
                 models.append(model)
                 left -= 1
             self._models.append(models)
-        self._companions = new_companions(parsed.companions)
+        self._companions = new_companions(parsed.companions, responses=parsed.companion_responses)
         for companion in self._companions:
             companion.fit(data, target=target, scale=scale, seed=seed)
             scores.append(companion.validation_scores(data, scale)[validation.rows])
@@ -283,7 +283,7 @@ class SnePredictor:
                 f"{folder / _WEIGHTS} does not fit {path}: {str(exc)[:300]}. It was changed, or written by a version "
                 "with other statistics. Fit the predictor again."
             ) from exc
-        companions = new_companions(config.companions)
+        companions = new_companions(config.companions, responses=config.companion_responses)
         for companion in companions:
             companion.load(folder)
         self._config, self._scale, self._target = config, scale, target

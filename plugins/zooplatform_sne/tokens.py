@@ -4,7 +4,7 @@ A token is made of the statistics of one layer, each robustly standardised with 
 over all layers of all training networks, and of what the layer is: its type, its depth, whether it is the first or
 last. The statistics do not change when hidden units are permuted, so neither do the embeddings.
 
-Legend for shapes: B networks, L layers, F statistics, A attributes of a layer, d size of the embedding.
+Legend for shapes: B networks, L layers, F statistics, R responses, A attributes of a layer, d size of the embedding.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import LAYER_TYPES
 from zooplatform_sne.encoder import NetworkEncoder
+from zooplatform_sne.responses import describe_responses, responses
 from zooplatform_sne.sets import SetSettings, SetToSet, SetToVector
 from zooplatform_statnn.features import describe, layer_statistics
 
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from zooplatform.interfaces import NetworkBatch
     from zooplatform.layout import VectorLayout
 
-__all__ = ["StatisticTokens", "StatisticsEncoder", "StatisticsKind", "TokenPooling"]
+__all__ = [
+    "ResponseToken",
+    "StatisticTokens",
+    "StatisticsEncoder",
+    "StatisticsKind",
+    "TokenPooling",
+]
 
 StatisticsKind = Literal["plain", "rich", "both"]
 
@@ -105,14 +112,9 @@ class StatisticTokens(nn.Module):
     def calibrate(self, prepared: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Median and quartiles of every statistic over the layers of the given networks."""
         rows = torch.cat([one["statistics"].reshape(-1, self.size) for one in prepared])
-        rows = rows[:: -(-len(rows) // _SAMPLE)].double()
-        low, median, high = rows.nanquantile(rows.new_tensor([0.25, 0.5, 0.75]), dim=0)
-        self.median.copy_(median.nan_to_num())
-        spread = ((high - low) / _IQR).nan_to_num()
-        # Statistics that most layers share have no quartiles; those of no spread at all tell nothing.
-        around = (rows - median).square().nanmean(dim=0).sqrt().nan_to_num()
-        spread = torch.where(spread > 1e-6 * around.clamp(min=1e-6), spread, around)
-        self.spread.copy_(torch.where(spread > 0, spread, 1.0))
+        median, spread = _robust_scale(rows)
+        self.median.copy_(median)
+        self.spread.copy_(spread)
 
     def forward(self, prepared: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(B, L, d)."""
@@ -128,12 +130,51 @@ class StatisticTokens(nn.Module):
         return tokens
 
 
+class ResponseToken(nn.Module):
+    """What a network does with fixed inputs (`responses`) as one more token, standardised as statistics are.
+
+    Args:
+        dim: d.
+        dropout: between the two linear maps.
+        clip: standardised numbers are cut at this size.
+    """
+
+    def __init__(self, *, dim: int, dropout: float = 0.0, clip: float = 5.0) -> None:
+        super().__init__()
+        self.clip = clip
+        size = len(describe_responses())
+        self.median: torch.Tensor
+        self.spread: torch.Tensor
+        self.register_buffer("median", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+        self.embed = nn.Sequential(
+            nn.Linear(size, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+        )
+
+    def prepare(self, batch: NetworkBatch) -> dict[str, torch.Tensor]:
+        """`responses` (B, R)."""
+        return {"responses": responses(batch)}
+
+    def calibrate(self, prepared: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Median and quartiles of every number over the given networks."""
+        median, spread = _robust_scale(torch.cat([one["responses"] for one in prepared]))
+        self.median.copy_(median)
+        self.spread.copy_(spread)
+
+    def forward(self, prepared: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, 1, d)."""
+        values = (prepared["responses"] - self.median) / self.spread
+        token: torch.Tensor = self.embed(values.clamp(-self.clip, self.clip))
+        return token[:, None]
+
+
 class StatisticsEncoder(NetworkEncoder):
     """Attention over the layer tokens of `StatisticTokens`.
 
     Args:
         dim: d.
         statistics, dropout, noise, drop, clip: see `StatisticTokens`.
+        responses: add a `ResponseToken` to the set.
         heads, blocks: of the attention over layers.
     """
 
@@ -142,6 +183,7 @@ class StatisticsEncoder(NetworkEncoder):
         *,
         dim: int = 64,
         statistics: StatisticsKind = "rich",
+        responses: bool = False,
         heads: int = 4,
         blocks: int = 1,
         dropout: float = 0.1,
@@ -151,22 +193,41 @@ class StatisticsEncoder(NetworkEncoder):
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.answers = ResponseToken(dim=dim, dropout=dropout, clip=clip) if responses else None
         self.tokens = StatisticTokens(
             dim=dim, kind=statistics, dropout=dropout, noise=noise, drop=drop, clip=clip
         )
         self.pool = TokenPooling(dim=dim, heads=heads, blocks=blocks, dropout=dropout)
 
     def prepare(self, batch: NetworkBatch) -> dict[str, torch.Tensor]:
-        return self.tokens.prepare(batch)
+        prepared = self.tokens.prepare(batch)
+        return prepared if self.answers is None else prepared | self.answers.prepare(batch)
 
     def calibrate(
         self, prepared: Sequence[tuple[Mapping[str, torch.Tensor], VectorLayout]]
     ) -> None:
-        self.tokens.calibrate([rows for rows, _ in prepared])
+        rows = [one for one, _ in prepared]
+        self.tokens.calibrate(rows)
+        if self.answers is not None:
+            self.answers.calibrate(rows)
 
     def forward(self, prepared: Mapping[str, torch.Tensor], vector: VectorLayout) -> torch.Tensor:
-        embedded: torch.Tensor = self.pool(self.tokens(prepared))
+        tokens = self.tokens(prepared)
+        if self.answers is not None:
+            tokens = torch.cat([tokens, self.answers(prepared)], dim=1)
+        embedded: torch.Tensor = self.pool(tokens)
         return embedded
+
+
+def _robust_scale(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Median and spread (F,) of rows (N, F), float64."""
+    rows = rows[:: -(-len(rows) // _SAMPLE)].double()
+    low, median, high = rows.nanquantile(rows.new_tensor([0.25, 0.5, 0.75]), dim=0)
+    spread = ((high - low) / _IQR).nan_to_num()
+    # Statistics that most layers share have no quartiles; those of no spread at all tell nothing.
+    around = (rows - median).square().nanmean(dim=0).sqrt().nan_to_num()
+    spread = torch.where(spread > 1e-6 * around.clamp(min=1e-6), spread, around)
+    return median.nan_to_num(), torch.where(spread > 0, spread, 1.0)
 
 
 def _attributes(layer_types: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:

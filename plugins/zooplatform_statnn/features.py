@@ -10,13 +10,10 @@ invariant under any order of the hidden units. Legend for shapes: B networks, L 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
 import torch
-import xxhash
 
 from zooplatform.errors import ConfigError
 from zooplatform_statnn.chains import (
@@ -27,15 +24,13 @@ from zooplatform_statnn.chains import (
 )
 from zooplatform_statnn.groups import PLAIN_GROUPS, RICH_GROUPS
 from zooplatform_statnn.layers import plan_layers
+from zooplatform_statnn.memory import remembered
 from zooplatform_statnn.views import LARGEST, LayerView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
     from zooplatform.interfaces import NetworkBatch
-    from zooplatform.layout import VectorLayout
     from zooplatform_statnn.groups import Group
     from zooplatform_statnn.layers import LayerPlan
 
@@ -44,8 +39,6 @@ __all__ = ["Kind", "LayerStatistics", "describe", "layer_statistics"]
 Kind = Literal["plain", "rich"]
 
 _GROUPS: dict[Kind, tuple[Group, ...]] = {"plain": PLAIN_GROUPS, "rich": RICH_GROUPS}
-# Values of a slice of a batch: its intermediate arrays stay in the cache of a core, and bounded for large networks.
-_SLICE_VALUES = 1 << 21
 
 
 class LayerStatistics(NamedTuple):
@@ -96,9 +89,11 @@ def layer_statistics(batch: NetworkBatch, kind: Kind) -> LayerStatistics:
     """
     names = tuple(describe(kind))
     plans = plan_layers(batch.vector)
-    values = _remembered(batch, kind, plans, len(names))
+    values = remembered(
+        batch, kind, (len(plans), len(names)), lambda rows: _compute(rows, plans, kind)
+    )
     return LayerStatistics(
-        torch.from_numpy(values),
+        values,
         names,
         torch.tensor([plan.type for plan in plans]),
         torch.tensor([plan.depth for plan in plans], dtype=torch.float32),
@@ -132,65 +127,3 @@ def _after(at: int, matrices: Sequence[int], views: Sequence[LayerView]) -> Laye
         return None
     after = views[matrices[matrices.index(at) + 1]]
     return after if after.plan.follows else None
-
-
-# --- memory ---------------------------------------------------------------------------------------
-
-
-class _Memory:
-    """Statistics of networks by the content of their weights; those not asked for longest go when it is full."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self._rows: OrderedDict[bytes, npt.NDArray[np.float32]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: bytes) -> npt.NDArray[np.float32] | None:
-        row = self._rows.get(key)
-        if row is not None:
-            self._rows.move_to_end(key)
-        return row
-
-    def put(self, key: bytes, row: npt.NDArray[np.float32]) -> None:
-        if key not in self._rows:
-            self._rows[key] = row
-            self._bytes += row.nbytes
-        while self._bytes > self.most_bytes:
-            self._bytes -= self._rows.popitem(last=False)[1].nbytes
-
-
-_MEMORY = _Memory(512 << 20)
-
-
-def _remembered(
-    batch: NetworkBatch, kind: Kind, plans: Sequence[LayerPlan], num_features: int
-) -> npt.NDArray[np.float32]:
-    weights = batch.weights.detach().cpu().contiguous()
-    # Ids alone would not do: a zoo that is grown again gives the same ids to other weights.
-    keys = _digests(weights, kind, batch.vector)
-    values = np.empty((len(keys), len(plans), num_features), np.float32)
-    missing = []
-    for at, key in enumerate(keys):
-        known = _MEMORY.get(key)
-        if known is None:
-            missing.append(at)
-        else:
-            values[at] = known
-    step = max(1, _SLICE_VALUES // max(1, weights.shape[1]))
-    for start in range(0, len(missing), step):
-        rows = missing[start : start + step]
-        found = _compute(weights[rows], plans, kind).numpy()
-        values[rows] = found
-        for at, row in zip(rows, found, strict=True):
-            _MEMORY.put(keys[at], row.copy())
-    return values
-
-
-def _digests(weights: torch.Tensor, kind: Kind, vector: VectorLayout) -> list[bytes]:
-    head = f"{kind} {hash(vector.fields)} ".encode()
-    size = weights.element_size() * weights.shape[1]
-    data = weights.view(torch.uint8).numpy().reshape(-1).data
-    return [
-        head + xxhash.xxh3_128_digest(data[at * size : (at + 1) * size])
-        for at in range(len(weights))
-    ]

@@ -13,7 +13,8 @@ from zooplatform.errors import ConfigError
 from zooplatform.interfaces import NetworkBatch
 from zooplatform.layout import VectorLayout
 from zooplatform.symmetry import permute
-from zooplatform_sne.probes import ProbeEncoder, _chain
+from zooplatform_sne.probes import ProbeEncoder
+from zooplatform_sne.reading import readable_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,8 +85,8 @@ def test_it_reads_what_the_network_says_about_the_probes(
 
 
 @torch.no_grad()
-def test_the_other_reading_is_with_tanh(as_batch: Batcher) -> None:
-    network = _trained(lambda: _halving_cnn(nn.Tanh), 1)
+def test_the_other_reading_saturates(as_batch: Batcher) -> None:
+    network = _trained(lambda: _halving_cnn(nn.Hardtanh), 1)
     encoder = _encoder()
     seen = _read(encoder)
     batch = as_batch(network)
@@ -131,6 +132,17 @@ def test_no_order_of_hidden_units_is_seen(make: Callable[[], nn.Module], as_batc
     assert (before[0] - before[1]).abs().max() > 1e-2
 
 
+def test_probes_begin_as_fields_of_their_own() -> None:
+    torch.manual_seed(0)
+    begun = [torch.sigmoid(2 * 5.0 * ProbeEncoder(probes=4, side=8).inputs) for _ in range(2)]
+    for shown in begun:
+        assert torch.equal(shown[:, 0], shown[:, 2])  # grey
+        # Neighbours are alike, as they are in images and not in noise.
+        steps = shown[:, 0].diff(dim=2).square().mean(), shown[:, 0].var()
+        assert steps[0] < 0.7 * steps[1]
+    assert (begun[0] - begun[1]).abs().mean() > 0.1
+
+
 def test_probes_are_learned(as_batch: Batcher) -> None:
     batch = as_batch(*(_trained(_halving_cnn, seed) for seed in range(40)))
     encoder = _encoder().train()
@@ -149,7 +161,7 @@ def test_what_is_no_chain_is_not_asked(as_batch: Batcher) -> None:
             self.attention_in, self.attention_out = nn.Linear(16, 48), nn.Linear(16, 16)
 
     batch = as_batch(*(_trained(Words, seed) for seed in range(2)))
-    assert _chain(batch.vector) is None
+    assert readable_chain(batch.vector) is None
     encoder = _encoder()
     found = encoder(encoder.prepare(batch), batch.vector)
     assert torch.equal(found[0], found[1])

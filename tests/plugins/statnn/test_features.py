@@ -13,7 +13,7 @@ import zooplatform as zoo
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import LAYER_TYPES, LayerSpec, NetworkBatch, TensorSpec
 from zooplatform.layout import VectorLayout
-from zooplatform_statnn.features import _Memory, describe, layer_statistics
+from zooplatform_statnn.features import describe, layer_statistics
 from zooplatform_statnn.nfn import chain_of
 from zooplatform_statnn.views import MOST_UNITS, quantiles
 
@@ -250,20 +250,6 @@ def test_remembered_by_content_not_by_id() -> None:
     assert torch.equal(layer_statistics(batch, "plain").values, again)
     changed = layer_statistics(batch._replace(weights=2 * batch.weights), "plain").values
     assert not torch.allclose(changed, again)
-
-
-def test_what_is_asked_for_stays_in_a_full_memory() -> None:
-    memory = _Memory(3 * 8)
-    for name in (b"a", b"b", b"c"):
-        memory.put(name, np.zeros(2, np.float32))
-    assert memory.get(b"a") is not None
-    memory.put(b"d", np.zeros(2, np.float32))
-    assert [memory.get(name) is not None for name in (b"a", b"b", b"c", b"d")] == [
-        True,
-        False,
-        True,
-        True,
-    ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

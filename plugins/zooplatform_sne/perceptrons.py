@@ -1,0 +1,25 @@
+"""A perceptron on rich statistics and on what a network does with fixed inputs: for any mix of architectures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from zooplatform_sne.responses import responses
+from zooplatform_statnn.perceptrons import AggregateMLP
+
+if TYPE_CHECKING:
+    from zooplatform.interfaces import NetworkBatch
+
+__all__ = ["ResponsesMLP"]
+
+
+class ResponsesMLP(AggregateMLP):
+    """`aggregate-mlp` with the numbers of `responses` beside its statistics."""
+
+    NAME = "responses-mlp"
+
+    def read(self, batch: NetworkBatch) -> torch.Tensor:
+        """(B, 4 F + R)."""
+        return torch.cat([super().read(batch), responses(batch)], dim=1)
