@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from zooplatform.catalog import open_catalog
 from zooplatform.errors import ConfigError
+from zooplatform.generation.images import task_images
 from zooplatform.plugins import load_plugins
 from zooplatform.scorecard.card import CardReport, evaluate_generators, state_path
+from zooplatform.scorecard.examining import _some
+from zooplatform.scorecard.render import render
+from zooplatform.scorecard.sides import read_side
 from zooplatform.scorecard.wishes import Wishes
 from zooplatform.testing.scorecards import ALL, SPLIT, TRICKS, card_folder, installed_tricks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from zooplatform.catalog import Catalog
 
@@ -289,3 +295,35 @@ def test_networks_with_a_read_out_are_fine_tuned_as_all_others_are(catalog: Cata
         assert set(plain["validation_accuracy"]) == set(fitted["validation_accuracy"])
     # It began with the read-out: not the same networks trained a second time.
     assert after["scratch + read-out 8"]["accuracy_mean"] != after["scratch"]["accuracy_mean"]
+
+
+def test_fine_tuning_may_get_few_images(catalog: Catalog, tmp_path: Path) -> None:
+    wishes = Wishes(**QUICK, epochs=(0, 2))
+    output = tmp_path / "card.json"
+    every = evaluate(catalog, ["my-copy"], wishes, output=output).results
+    few = evaluate(catalog, ["my-copy"], replace(wishes, train_images=8), output=output)
+    assert few.reused == len(every["rows"]) // 2 + len(
+        every["reconstruction"]
+    )  # all but fine-tuning
+    assert rows(dict(few.results)) == rows(dict(every))
+    trained, hardly = rows(dict(every), 2)["scratch"], rows(dict(few.results), 2)["scratch"]
+    assert hardly["accuracy_mean"] < trained["accuracy_mean"]
+    page = Path(render(dict(few.results), tmp_path, figures=False)[0]).read_text()
+    assert "on 8 of " in page
+    with pytest.raises(ConfigError, match="training images, not 100,000"):
+        evaluate(catalog, ["my-copy"], replace(wishes, train_images=100_000))
+    with pytest.raises(ConfigError, match="train_images is 0"):
+        replace(wishes, train_images=0)
+
+
+def test_few_images_are_of_all_classes_alike(catalog: Catalog) -> None:
+    side = read_side(catalog, ALL, SPLIT, "train", "rows", None)
+    task = task_images(catalog, side.ids, folder=card_folder(), names=["rows"])["rows"]
+    for number in (1, 7, 12, len(task.train.y)):
+        found = _some(task, number, 0)
+        counts = torch.bincount(found.y, minlength=task.num_classes)
+        assert len(found.x) == len(found.y) == number
+        if number < len(task.train.y):
+            assert counts.max() - counts.min() <= 1
+    assert torch.equal(_some(task, None, 0).x, task.train.x)
+    assert not torch.equal(_some(task, 7, 0).x, _some(task, 7, 1).x)

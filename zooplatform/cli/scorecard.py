@@ -119,6 +119,12 @@ def _listed(kind: type[Any], least: float) -> Callable[[click.Context, click.Par
     help="Epochs of fine-tuning; 0 is without.",
 )
 @click.option(
+    "--train-images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Fine-tune and fit read-outs on N training images, all classes alike. [default: on all]",
+)
+@click.option(
     "--readout",
     "readouts",
     metavar="N,...",
@@ -216,6 +222,7 @@ def evaluate(
     zoo generator evaluate my-igpg --dataset mnist --data-folder images
     zoo generator evaluate my-igpg --against pca --temperature 0.3,0.7,1.0 -o card.json --pages docs/results
     zoo generator evaluate my-igpg --readout 5,50 --epochs 0
+    zoo generator evaluate my-igpg --train-images 200 --epochs 0,1,5
     zoo generator evaluate my-igpg --instruction "a CNN for digits" --wrong-dataset fashion --json
     """
     from zooplatform.scorecard.card import evaluate_generators

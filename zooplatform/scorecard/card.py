@@ -191,6 +191,7 @@ class _Card:
             schooling=self._schooling,
             epochs=wishes.epochs,
             n=wishes.n,
+            train_images=wishes.train_images,
             compared_images=wishes.compared_images,
             tried=wishes.tried,
             seed=wishes.seed,
@@ -374,6 +375,8 @@ class _Card:
             found |= {"top_k": wishes.top_k, "options": dict(wishes.options)}
         if wishes.readouts:
             found |= {"readouts": list(wishes.readouts)}
+        if wishes.train_images is not None and (wishes.readouts or part == "fine-tuned"):
+            found |= {"train_images": wishes.train_images}
         if part == "fine-tuned":
             later = sorted({epochs for epochs in wishes.epochs if epochs})
             return found | {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from zooplatform.errors import ConfigError
-from zooplatform.growing.images import ImageData
+from zooplatform.growing.images import ImageData, Split
 from zooplatform.growing.ranges import derive_seed
 from zooplatform.scorecard.finetune import FineTuner
 from zooplatform.scorecard.networks import Bench
@@ -50,6 +50,7 @@ class Examiner:
         schooling: how networks are fine-tuned.
         epochs: numbers of epochs; 0 is without fine-tuning.
         n: how many training runs stand for the zoo where diversity is compared.
+        train_images: labelled training images that networks get, None for all.
         compared_images: test images on which answers are compared, at most.
         seed: of every choice.
         device: torch device.
@@ -65,6 +66,7 @@ class Examiner:
         schooling: Schooling,
         epochs: Sequence[int],
         n: int,
+        train_images: int | None,
         compared_images: int,
         tried: int,
         seed: int,
@@ -78,7 +80,7 @@ class Examiner:
         data = ImageData(
             name=task.name,
             source=task.source,
-            train=task.train,
+            train=_some(task, train_images, seed),
             test=task.validation,
             num_classes=task.num_classes,
             sha256=task.sha256,
@@ -213,6 +215,31 @@ class Examiner:
 
     def _compared_with(self, name: str, held_out: Networks, made: Networks) -> Reconstruction:
         return compared(name, held_out, made, bench=self.bench, x=self._x, y=self._y)
+
+
+def _some(task: TaskData, number: int | None, seed: int) -> Split:
+    """So many of the training images, as many of each class as there are.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    images = task.train
+    if number is None:
+        return images
+    if number > len(images.y):
+        raise ConfigError(
+            f"{task.name} has {len(images.y):,} training images, not {number:,}; give so many or leave it out."
+        )
+    draw = torch.Generator().manual_seed(derive_seed(seed, "training images") % 2**63)
+    order = torch.randperm(len(images.y), generator=draw)
+    labels = images.y[order]
+    # The first of every class, then the second of every class, and so on.
+    turn = torch.zeros(len(order), dtype=torch.int64)
+    for label in labels.unique():
+        own = labels == label
+        turn[own] = torch.arange(int(own.sum()))
+    chosen = order[turn.argsort(stable=True)[:number]].sort().values
+    return Split(images.x[chosen], images.y[chosen])
 
 
 def accuracy_elsewhere(

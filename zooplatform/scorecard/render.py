@@ -135,11 +135,13 @@ def _introduction(card: Card) -> Iterator[str]:
             "nothing else is changed."
         )
     rates = ", ".join(f"{rate:g}" for rate in settings["learning_rates"])
+    few = settings.get("train_images")  # older cards do not say
+    few = f"{few:,} of " if few else ""
     yield (
-        f"Fine-tuning with {schooling['optimizer']}, batches of {schooling['batch_size']}, on {images['num_train']:,} "
-        f"images; for every method and number of epochs the learning rate of {rates} that is best on "
-        f"{images['num_validation']:,} validation images for {settings['tried']} networks. ± is the standard deviation "
-        f"over networks, brackets hold 95 % of bootstrap draws of the mean. Seed {settings['seed']}; split "
+        f"Fine-tuning with {schooling['optimizer']}, batches of {schooling['batch_size']}, on "
+        f"{few}{images['num_train']:,} images; for every method and number of epochs the learning rate of {rates} that "
+        f"is best on {images['num_validation']:,} validation images for {settings['tried']} networks. ± is the "
+        f"standard deviation over networks, brackets hold 95 % of bootstrap draws of the mean. Seed {settings['seed']}; split "
         f"`{card['split']}`."
     )
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())

@@ -33,6 +33,8 @@ class Wishes:
         tried: networks on which learning rates are tried.
         readouts: labelled images of a class that read-outs are fitted to, each number a row beside that of the
             networks as made; none by default.
+        train_images: labelled training images that fine-tuning and read-outs get, as many of each class as of the
+            others; all by default.
         compared_images: test images on which answers of networks are compared, at most.
         seed: of everything random.
     """
@@ -52,6 +54,7 @@ class Wishes:
     epochs: tuple[int, ...] = (0, 1, 5, 25)
     tried: int = 4
     readouts: tuple[int, ...] = ()
+    train_images: int | None = None
     compared_images: int = 2000
     seed: int = 0
 
@@ -65,5 +68,7 @@ class Wishes:
             raise ConfigError(
                 f"readouts are {list(self.readouts)}; give images of a class, 1 or more."
             )
+        if self.train_images is not None and self.train_images < 1:
+            raise ConfigError(f"train_images is {self.train_images}; it must be at least 1.")
         if not self.temperatures:
             raise ConfigError("Give at least one temperature.")
