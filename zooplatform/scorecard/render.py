@@ -141,8 +141,8 @@ def _introduction(card: Card) -> Iterator[str]:
         f"Fine-tuning with {schooling['optimizer']}, batches of {schooling['batch_size']}, on "
         f"{few}{images['num_train']:,} images; for every method and number of epochs the learning rate of {rates} that "
         f"is best on {images['num_validation']:,} validation images for {settings['tried']} networks. ± is the "
-        f"standard deviation over networks, brackets hold 95 % of bootstrap draws of the mean. Seed {settings['seed']}; split "
-        f"`{card['split']}`."
+        "standard deviation over networks, brackets hold 95 % of bootstrap draws of the mean. Seed "
+        f"{settings['seed']}; split `{card['split']}`."
     )
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     machine = card["machine"]
