@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "codec": ("vq", "klt"),
+    "codec": ("vq", "klt", "activations"),
     "center": ("none", "mean", "basin"),
     "encode": ("auto", "plain", "functional"),
     "schedule": ("cosine", "linear", "constant"),
@@ -64,6 +64,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     # Networks of independent seeds: aligned to one of them, codes that keep the function.
     "aligned": {
         "center": "none", "basins": 0, "align": True, "epochs": 60, "tokenizer": {"base": "best"},
+    },
+    # The same by what networks do with unlabelled images in place of what they are: those that it writes work.
+    "activations": {
+        "codec": "activations", "center": "none", "basins": 0, "klt_rank": 32, "epochs": 60, "patience": 6,
+        "batch_size": 32, "dim": 64, "depth": 2, "patch": 1,
     },
 }  # fmt: skip
 
@@ -216,7 +221,8 @@ class SpaceConfig:
     """What of networks becomes codes.
 
     Attributes:
-        codec: `vq`, the tokenizer, or `klt`: principal components of each basin, each a scalar code.
+        codec: `vq`, the tokenizer; `klt`: principal components of each basin, each a scalar code; or `activations`:
+            principal components of what networks do with unlabelled images, needs those.
         center: what is subtracted first: nothing, the `mean` of the networks of one blueprint and data set, or that of
             their `basin`.
         basins: clusters of networks with one data set and blueprint, such as those of common initialisations: a number,
@@ -227,9 +233,12 @@ class SpaceConfig:
             `functional` where the tokenizer is set to it and nothing is subtracted.
         flat: noise that is added to networks along directions in which their function hardly changes (see `flatness`),
             in units of the usual distance between runs of a basin; needs images.
-        klt_rank: components at most.
+        klt_rank: components at most, of `activations` too.
         klt_codes: codes of a component.
         klt_grid: how they lie, `even` or `likely` (see `spaces.KltCodec`).
+        activation_images: of a data set that activations are taken on; they become part of the artifact.
+        activation_positions: of a layer's map that count, at most.
+        ridge: penalty on the weights of a layer that are found for activations (`ActivationSpace.solve`).
     """
 
     codec: str = "vq"
@@ -242,6 +251,9 @@ class SpaceConfig:
     klt_rank: int = 48
     klt_codes: int = 64
     klt_grid: str = "even"
+    activation_images: int = 256
+    activation_positions: int = 8
+    ridge: float = 1e-4
 
     def __post_init__(self) -> None:
         at_least("klt_rank", self.klt_rank, 1)
@@ -250,6 +262,18 @@ class SpaceConfig:
             raise ConfigError(f"basins is {self.basins!r}; use auto, 0 for none, or a number.")
         if self.center == "basin" and self.basins == 0:
             raise ConfigError("center basin needs basins: set basins to auto or a number.")
+        at_least("activation_images", self.activation_images, 1)
+        at_least("activation_positions", self.activation_positions, 1)
+        if self.ridge <= 0:
+            raise ConfigError(f"ridge is {self.ridge:g}; use a number above 0.")
+        if self.codec == "activations":
+            whole = {"center": "none", "align": False, "augment": 0, "basins": 0}
+            for name, value in whole.items():
+                if getattr(self, name) != value:
+                    raise ConfigError(
+                        f"codec activations looks at whole networks and matches their units itself: set {name} to "
+                        f"{str(value).lower()}."
+                    )
         if self.codec == "klt" and self.center == "none":
             raise ConfigError("codec klt describes differences: set center to mean or basin.")
         if self.augment and (self.center != "none" or self.basins not in (0, "auto")):

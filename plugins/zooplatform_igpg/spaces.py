@@ -1,5 +1,7 @@
 """What of networks becomes codes: the tokenizer's indices, or scalar codes of principal components of basins.
 
+Components of what networks do, in place of what they are, are in `activations`.
+
 Legend for shapes: N networks, P values of one, T tokens, M basins of a blueprint, r components of a basin, L levels,
 K codes, d values of a code.
 """
@@ -63,10 +65,16 @@ class Codec(Protocol):
 
 def make_codec(config: IgpgConfig, blueprints: Sequence[Blueprint]) -> Codec:
     """The codec that a configuration asks for, not fitted."""
-    if config.space.codec == "klt":
-        return KltCodec(
-            blueprints, config.space.klt_rank, config.space.klt_codes, config.space.klt_grid
-        )
+    space = config.space
+    if space.codec == "klt":
+        return KltCodec(blueprints, space.klt_rank, space.klt_codes, space.klt_grid)
+    if space.codec == "activations":
+        from zooplatform_igpg.activations import ActivationCodec
+
+        return ActivationCodec(
+            blueprints, space.klt_rank, space.klt_codes, space.klt_grid,
+            images=space.activation_images, positions=space.activation_positions, ridge=space.ridge,
+        )  # fmt: skip
     return VqCodec(blueprints, config.tokenizer, config.space.encode, config.space.center != "none")
 
 
@@ -277,7 +285,7 @@ class KltCodec:
         return variances(self.blueprints[blueprint].vector).float()
 
     def places(self, blueprint: int) -> Places:
-        rank = self._bases[blueprint].shape[1]
+        rank = self._rank(blueprint)
         positions = torch.zeros((rank, 6), dtype=torch.int64)
         positions[:, 0] = positions[:, 2] = positions[:, 5] = torch.arange(rank)
         positions[:, 3] = LAYER_TYPES.index("other")
@@ -285,7 +293,11 @@ class KltCodec:
         return Places(positions, torch.zeros(rank, dtype=torch.int64))
 
     def mask(self, blueprint: int) -> torch.Tensor:
-        return torch.ones(self._bases[blueprint].shape[1], dtype=torch.bool)
+        return torch.ones(self._rank(blueprint), dtype=torch.bool)
+
+    def _rank(self, blueprint: int) -> int:
+        """T."""
+        return self._bases[blueprint].shape[1]
 
     def code_vectors(self) -> torch.Tensor:
         return self._values[None, :, None].clone()

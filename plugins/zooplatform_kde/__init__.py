@@ -10,6 +10,7 @@ _BACKENDS = (
     ("zoo-mean", "simple:ZooMean", "The mean of all training networks, always."),
     ("cluster-mean", "clusters:ClusterMean", "The mean of a cluster of training networks."),
     ("pca", "gaussian:PcaGaussian", "A normal distribution on the principal components of all weights."),
+    ("activation-pca", "activations:ActivationPca", "A normal distribution on what networks do with images."),
     ("cluster-pca", "gaussian:ClusterPca", "The same within each cluster of training networks."),
     ("layer-bootstrap", "resampling:LayerBootstrap", "Every layer from another training network."),
     ("chunk-kde", "resampling:ChunkKde", "Chunks by kernel density estimates, in the manner of SANE."),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "ActivationSettings",
     "BootstrapSettings",
     "ClusterPcaSettings",
     "ClusterSettings",
@@ -126,6 +127,31 @@ class PcaSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least("components", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationSettings(PcaSettings):
+    """Attributes:
+    images: unlabelled training images that activations are taken on, at most; they become part of the artifact.
+    positions: of a layer's map that count, at most.
+    ridge: penalty on the weights of a layer, in units of the mean square of its inputs.
+    """
+
+    images: int = 256
+    positions: int = 8
+    ridge: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least("images", 1)
+        self._at_least("positions", 1)
+        if self.ridge <= 0:
+            raise ConfigError(f"ridge = {self.ridge} is not above 0.")
+        if self.align:
+            raise ConfigError(
+                "align = True puts hidden units in order by their weights; activation-pca always does so by what they "
+                "put out. Leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zooplatform_kde.baseline import Group, Request
     from zooplatform_kde.networks import Networks
 
-__all__ = ["ClusterPca", "PcaGaussian", "principal_of", "projected"]
+__all__ = ["ClusterPca", "PcaGaussian", "principal_of", "principal_tensors", "projected"]
 
 _MOST_COMPONENTS = 128  # that `auto` compares
 
@@ -47,7 +47,7 @@ class PcaGaussian(Baseline[PcaSettings]):
             "components": float(len(found.std)),
             "explained_variance": found.explained,
         } | _validation(found, networks.held_out, likelihood)
-        return Learned(_tensors(found), {}, metrics)
+        return Learned(principal_tensors(found), {}, metrics)
 
     def draw(
         self, group: Group, request: Request[PcaSettings], random: torch.Generator
@@ -151,7 +151,7 @@ def projected(weights: torch.Tensor, candidates: list[Principal]) -> torch.Tenso
     return best
 
 
-def _tensors(found: Principal) -> dict[str, torch.Tensor]:
+def principal_tensors(found: Principal) -> dict[str, torch.Tensor]:
     return {"mean": found.mean, "axes": found.axes, "std": found.std}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zooplatform.fitting import Blueprint, TaskImages
     from zooplatform.interfaces import StateDict
 
-__all__ = ["Judge", "vector_of"]
+__all__ = ["Judge", "adapter_of", "quietly", "vector_of"]
 
 
 def vector_of(module: nn.Module, blueprint: Blueprint) -> torch.Tensor:
@@ -27,7 +27,7 @@ def vector_of(module: nn.Module, blueprint: Blueprint) -> torch.Tensor:
     vector = blueprint.vector
     state: StateDict = module.state_dict()
     if list(state) != [spec.name for spec in vector.layout]:
-        state = _adapter(blueprint).from_canonical(state, layout=vector.layout)
+        state = adapter_of(blueprint).from_canonical(state, layout=vector.layout)
     parts = [state[f.spec.name].flatten().float() for f in vector.fields if not f.aside]
     return torch.cat(parts) if parts else torch.zeros(0)
 
@@ -50,7 +50,7 @@ class Judge:
         own = list(module.state_dict())
         same = own == [spec.name for spec in blueprint.vector.layout]
         self._named: Callable[[StateDict], StateDict] = (
-            (lambda state: state) if same else _adapter(blueprint).to_canonical
+            (lambda state: state) if same else adapter_of(blueprint).to_canonical
         )
 
     @classmethod
@@ -62,7 +62,7 @@ class Judge:
         build: Callable[[Blueprint], nn.Module],
     ) -> Judge:
         """On the first `most` of the training images; their order was drawn when they were prepared."""
-        return cls(blueprint, images.x[:most], images.y[:most], _quietly(build, blueprint))
+        return cls(blueprint, images.x[:most], images.y[:most], quietly(build, blueprint))
 
     @classmethod
     def again(cls, blueprint: Blueprint, x: torch.Tensor, y: torch.Tensor) -> Judge:
@@ -71,8 +71,8 @@ class Judge:
         Raises:
             UnknownBackendError: no plugin provides the adapter.
         """
-        adapter = _adapter(blueprint)
-        return cls(blueprint, x, y, _quietly(lambda one: adapter.build(one.config), blueprint))
+        adapter = adapter_of(blueprint)
+        return cls(blueprint, x, y, quietly(lambda one: adapter.build(one.config), blueprint))
 
     @torch.no_grad()
     def losses(self, weights: torch.Tensor) -> torch.Tensor:
@@ -88,11 +88,12 @@ class Judge:
         return torch.stack(found).nan_to_num(torch.inf, torch.inf, torch.inf)
 
 
-def _adapter(blueprint: Blueprint) -> Any:
+def adapter_of(blueprint: Blueprint) -> Any:
+    """The architecture adapter of a blueprint."""
     return load_plugins().architectures.create(blueprint.family)
 
 
-def _quietly(build: Callable[[Blueprint], nn.Module], blueprint: Blueprint) -> nn.Module:
+def quietly(build: Callable[[Blueprint], nn.Module], blueprint: Blueprint) -> nn.Module:
     """A network, with the random numbers that its constructor draws given back."""
     with torch.random.fork_rng(devices=[]):
         return build(blueprint)

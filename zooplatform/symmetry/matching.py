@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zooplatform.layout import Field, VectorLayout
     from zooplatform.symmetry.groups import HiddenGroup
 
-__all__ = ["leave_one_out", "match", "nearest"]
+__all__ = ["assignment", "leave_one_out", "match", "nearest"]
 
 _VALUES = 1 << 24  # values of networks that are worked on at once
 
@@ -61,16 +61,16 @@ def match(
     groups = hidden_groups(vector)
     if not groups or not len(weights):
         return result
-    assignment = _assignment()
+    solver = assignment()
     references = reference.expand(len(weights), -1)
     usable = (weights.isfinite().all(dim=1) & references.isfinite().all(dim=1)).nonzero().squeeze(1)
     for at in _blocks(usable, vector.width):
         own, wanted = weights[at].float(), references[at].float()
-        as_given = _descend(own, wanted, groups, sweeps, seed, assignment)
+        as_given = _descend(own, wanted, groups, sweeps, seed, solver)
         forward = own.clone()
         for group in groups:
-            _reorder(forward, group, assignment(_alike(forward, wanted, group, outgoing=False)))
-        forward = _descend(forward, wanted, groups, sweeps, seed, assignment)
+            _reorder(forward, group, solver(_alike(forward, wanted, group, outgoing=False)))
+        forward = _descend(forward, wanted, groups, sweeps, seed, solver)
         better = (forward - wanted).norm(dim=1) < (as_given - wanted).norm(dim=1)
         result[at] = torch.where(better[:, None], forward, as_given).to(weights.dtype)
     return result
@@ -215,7 +215,7 @@ def _descend(
     groups: Sequence[HiddenGroup],
     sweeps: int,
     seed: int,
-    assignment: Any,
+    solver: Any,
 ) -> torch.Tensor:
     """(B, P) the networks after reordering group by group until nothing changes."""
     result = weights.clone()
@@ -226,7 +226,7 @@ def _descend(
         changed = torch.zeros(len(moving), dtype=torch.bool)
         for at in torch.randperm(len(groups), generator=draw).tolist():
             alike = _alike(own, wanted, groups[at])
-            order = assignment(alike)
+            order = solver(alike)
             # An order that gains no more than rounding would go round in circles between equal units.
             gain = alike.gather(2, order[:, :, None]).squeeze(2).sum(dim=1)
             now = alike.diagonal(dim1=1, dim2=2).sum(dim=1)
@@ -277,8 +277,12 @@ def _part(weights: torch.Tensor, field: Field) -> torch.Tensor:
     return weights[:, field.offset : field.offset + field.spec.num_elements]
 
 
-def _assignment() -> Any:
-    """The solver: (B, n, n) similarities to (B, n) orders of largest sum."""
+def assignment() -> Any:
+    """A solver: (B, n, n) similarities of wanted and own units to (B, n) orders of largest sum.
+
+    Raises:
+        NotInstalledError: scipy is missing.
+    """
     if find_spec("scipy") is None:
         raise NotInstalledError(
             "Matching of hidden units", ["scipy"], "pip install 'zooplatform[generate]'"

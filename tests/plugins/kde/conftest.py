@@ -140,6 +140,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
 
 
 @pytest.fixture(scope="session")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """Independent seeds, 16 runs; 12 to learn from."""
+    found = _grown(tmp_path_factory.mktemp("seeds"), initialisation='"independent"')
+    yield found
+    found.catalog.close()
+
+
+@pytest.fixture(scope="session")
 def normed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     """Two activations, with batch normalisation, few epochs, independent seeds."""
     found = _grown(
