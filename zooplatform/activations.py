@@ -310,16 +310,18 @@ def _solved(
 ) -> torch.Tensor:
     """What the layer puts out for inputs x, after its weights were found for them."""
     module, norm = layer.module, layer.norm
-    rows = _inputs(module, x)[:, layer.positions].flatten(0, 1).double()
-    target = wanted.double()
+    rows = _inputs(module, x)[:, layer.positions].flatten(0, 1)
+    target = wanted
     # What is common to all outputs is for the bias, or for the normalisation.
     free = module.bias is not None or norm is not None
     middle = rows.mean(dim=0) if free else torch.zeros_like(rows[0])
     level = target.mean(dim=0) if free else torch.zeros_like(target[0])
     centred = rows - middle
-    moments = centred.T @ centred / len(rows)
-    moments.diagonal().add_(ridge * rows.square().mean().clamp_min(1e-12))
-    slope = torch.linalg.solve(moments, centred.T @ (target - level) / len(rows)).T
+    # Sums are large and the ridge is small, but it is larger than what float32 rounds them by.
+    moments = (centred.T @ centred).double() / len(rows)
+    moments.diagonal().add_(ridge * rows.double().square().mean().clamp_min(1e-12))
+    crossed = (centred.T @ (target - level)).double() / len(rows)
+    slope = torch.linalg.solve(moments, crossed).T.to(rows.dtype)
     if norm is None:
         if module.bias is not None:
             module.bias.copy_(level - slope @ middle)

@@ -67,6 +67,8 @@ class ActivationCodec(KltCodec):
         ridge: penalty on the weights of a layer, see `ActivationSpace.solve`.
     """
 
+    by_row = True
+
     def __init__(
         self,
         blueprints: Sequence[Blueprint],
@@ -139,11 +141,11 @@ class ActivationCodec(KltCodec):
 
     def decode(self, codes: torch.Tensor, blueprint: int, basins: torch.Tensor) -> torch.Tensor:
         found = torch.empty((len(codes), self.blueprints[blueprint].vector.width))
-        for basin in sorted(set(basins.tolist())):
-            own, learnt = basins == basin, self._learnt[blueprint][basin]
-            wanted = learnt.middle + (self._values[codes[own]] @ learnt.axes) / learnt.scale
+        for row, basin in enumerate(basins.tolist()):
+            learnt = self._learnt[blueprint][basin]
+            wanted = learnt.middle + (self._values[codes[row]] @ learnt.axes) / learnt.scale
             space = self._space_of(blueprint, basin)
-            found[own] = space.solve(wanted, self.ridge, typical=learnt.typical)
+            found[row] = space.solve(wanted[None], self.ridge, typical=learnt.typical)[0]
         return found
 
     def _rank(self, blueprint: int) -> int:

@@ -109,7 +109,8 @@ def networks(known: Known, order: Order, n: int, seed: int) -> Iterator[Generate
         at = torch.searchsorted(order.shares.cumsum(0), numbers[:, 0].contiguous(), right=True)
         basins = torch.tensor(order.basins)[at.clamp_max(len(order.basins) - 1)]
         codes = _codes(known, order, basins, numbers[:, 1:])
-        weights = known.decode(codes, blueprint, basins, order.spread)[: n - start]
+        made = min(rows, n - start) if known.codec.by_row else rows
+        weights = known.decode(codes[:made], blueprint, basins[:made], order.spread)[: n - start]
         if order.flat:
             weights = _moved(known, order, weights, basins, seed, start)
         details = tuple(

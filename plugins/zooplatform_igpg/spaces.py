@@ -34,7 +34,13 @@ _WIDEST = 3.2  # standard deviations that codes of components reach to
 
 
 class Codec(Protocol):
-    """Networks of known blueprints to codes and back."""
+    """Networks of known blueprints to codes and back.
+
+    Attributes:
+        by_row: decoding takes time, and gives each network the same bits whatever is decoded beside it.
+    """
+
+    by_row: bool
 
     def fit(self, data: GeneratorData, train: PreparedNetworks, seed: int) -> dict[str, float]:
         """Learn from prepared networks; returns what it measured."""
@@ -87,6 +93,8 @@ class VqCodec:
         encode: `plain`, `functional` or `auto`.
         centred: whether it sees differences, which are no networks that could be run.
     """
+
+    by_row = False
 
     def __init__(
         self,
@@ -221,6 +229,8 @@ class KltCodec:
             how dense networks lie there, and a low temperature draws networks near the mean; or `likely`, equally
             likely parts of a normal distribution, each standing for its mean.
     """
+
+    by_row = False
 
     def __init__(
         self, blueprints: Sequence[Blueprint], rank: int, codes: int, grid: str = "even"
