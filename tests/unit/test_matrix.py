@@ -94,6 +94,26 @@ def test_what_is_there_to_be_learnt_is_learnt(compared: Catalog, tmp_path: Path)
         assert entry["lowest"] == min(own)
 
 
+def test_methods_are_set_against_every_other(compared: Catalog, tmp_path: Path) -> None:
+    report = run_matrix(compared, protocol(), tmp_path / "out.json")
+    for summary in report.results["summaries"]:
+        entries = {entry["method"]: entry for entry in summary["methods"]}
+        pairs = {(pair["method"], pair["to"]): pair for pair in summary["pairs"]}
+        # `bent` alone is no baseline.
+        assert set(pairs) == {("bent", other) for other in entries if "bent" in entries} - {
+            ("bent", "bent")
+        }
+        for (label, other), pair in pairs.items():
+            gap = entries[label]["kendall_tau"] - entries[other]["kendall_tau"]
+            assert pair["value"] == pytest.approx(gap, abs=2e-5)
+            assert pair["ci"][0] <= pair["value"] <= pair["ci"][1]
+            if other == summary["baseline"]:
+                assert {"to": other, **pair} == {"method": label, **entries[label]["difference"]}
+    mean = next(s for s in report.results["summaries"] if s["kind"] == "in-distribution")
+    (first, *_) = mean["pairs"]
+    assert f"| bent | {first['to']} | {first['value']:+.3f} [" in page(report.results)
+
+
 def test_the_baseline_is_chosen_on_validation_networks(compared: Catalog, tmp_path: Path) -> None:
     report = run_matrix(compared, protocol(), tmp_path / "out.json")
     fits = {

@@ -214,13 +214,17 @@ def _against(
     said = {}
     for name, label in (("difference", baseline), ("difference_hardest", hardest)):
         if label is not None and figures[label] is not found:
-            other = figures[label]
-            said[name] = {
-                "to": label,
-                "value": _round(found.tau - other.tau),
-                "ci": _ci(found.draws - other.draws),
-            }
+            said[name] = _difference(found, figures[label], label)
     return said
+
+
+def _difference(found: _Figures, other: _Figures, label: str) -> dict[str, Any]:
+    """Of tau, paired by run."""
+    return {
+        "to": label,
+        "value": _round(found.tau - other.tau),
+        "ci": _ci(found.draws - other.draws),
+    }
 
 
 def _summary(
@@ -255,6 +259,12 @@ def _summary(
             )
         methods.append(entry)
     kind, target, fraction, subset = key
+    pairs = [
+        {"method": label, **_difference(means[label], means[other], other)}
+        for label in labels
+        for other in labels
+        if label != other and not protocol.methods[label].baseline
+    ]
     return {
         "kind": kind,
         "target": target,
@@ -264,6 +274,7 @@ def _summary(
         "baseline": baseline,
         "hardest_baseline": hardest,
         "methods": methods,
+        "pairs": pairs,
     }
 
 

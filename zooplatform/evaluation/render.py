@@ -246,6 +246,23 @@ def _summaries(summaries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         head = ("method", "tau, all", "tau, last", "against baseline, all", "against baseline, last",
                 "against hardest, all", "worst cell", "Spearman", "R2", "MAE", "MSE")  # fmt: skip
         yield _table(head, rows)
+        if every.get("pairs"):  # older results have none
+            yield _pairs(every["pairs"], (last or {}).get("pairs", ()))
+
+
+def _pairs(every: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> str:
+    """Differences of methods that are no baselines from all others."""
+    of_last = {(pair["method"], pair["to"]): {"pair": pair} for pair in last}
+    rows = [
+        (
+            pair["method"],
+            pair["to"],
+            _difference({"pair": pair}, "pair"),
+            _difference(of_last.get((pair["method"], pair["to"]), {}), "pair"),
+        )
+        for pair in every
+    ]
+    return _table(("difference of", "from", "all", "last"), rows)
 
 
 def _cells(results: Results, target: str) -> str:
