@@ -20,7 +20,7 @@ from zooplatform import load_plugins
 from zooplatform.activations import ActivationSpace
 from zooplatform.errors import ArtifactError, ConfigError
 from zooplatform.fit_state import read_state, write_state
-from zooplatform_igpg.spaces import KltCodec
+from zooplatform_igpg.spaces import KltCodec, principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,13 +118,7 @@ class ActivationCodec(KltCodec):
         found, middle = space.align(space.record(weights))
         scale = space.scale(found)
         found = (found - middle) * scale
-        # The small side is decomposed: networks are few, activations are many.
-        values, vectors = torch.linalg.eigh((found @ found.T).double())
-        values, order = values.clamp_min(0).sort(descending=True)
-        useful = int((values > 1e-9 * values[0]).sum()) if values[0] > 0 else 0
-        kept = min(self.rank, useful, max(1, len(found) - 1))
-        axes = (vectors[:, order[:kept]].T.float() @ found) / max(1, len(found) - 1) ** 0.5
-        share = float(values[:kept].sum() / values.sum().clamp_min(1e-30))
+        axes, share = principal_axes(found, min(self.rank, max(1, len(found) - 1)))
         return _Axes(middle, scale, axes, images, weights.mean(dim=0)), share
 
     def encode(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zooplatform_igpg.config import IgpgConfig
     from zooplatform_igpg.prepared import PreparedNetworks
 
-__all__ = ["Codec", "KltCodec", "VqCodec", "make_codec"]
+__all__ = ["Codec", "KltCodec", "VqCodec", "make_codec", "principal_axes"]
 
 _FUNCTIONAL = ("feedback", "refit")
 _WIDEST = 3.2  # standard deviations that codes of components reach to
@@ -275,15 +275,10 @@ class KltCodec:
                 parts: list[torch.Tensor] = []
                 train.weights_of(chosen, lambda _, w, keep=parts: keep.append(w))  # type: ignore[misc]
                 rows = torch.cat(parts) - self._middle(number)
-                # The small side is decomposed: networks are few, weights are many.
-                values, vectors = torch.linalg.eigh((rows @ rows.T).double())
-                values, order = values.clamp_min(0).sort(descending=True)
-                useful = int((values > 1e-9 * values[0]).sum()) if values[0] > 0 else 0
-                kept = min(rank, useful)
-                turned = (vectors[:, order[:kept]].T.float() @ rows) / max(1, len(rows) - 1) ** 0.5
-                bases[basin, :kept] = turned  # |row| is the standard deviation along it
-                ranks[basin] = kept
-                explained.append(float(values[:kept].sum() / values.sum().clamp_min(1e-30)))
+                axes, share = principal_axes(rows, rank)
+                bases[basin, : len(axes)] = axes
+                ranks[basin] = len(axes)
+                explained.append(share)
             self._bases[number], self._ranks[number] = bases, ranks
         return {"klt_explained": sum(explained) / max(1, len(explained))}
 
@@ -346,6 +341,18 @@ class KltCodec:
         numbers = {int(name.partition(".")[0]) for name in tensors}
         self._bases = {n: tensors[f"{n}.bases"] for n in numbers}
         self._ranks = {n: tensors[f"{n}.ranks"] for n in numbers}
+
+
+def principal_axes(rows: torch.Tensor, rank: int) -> tuple[torch.Tensor, float]:
+    """Principal axes (r, P) of differences (N, P), each as long as the standard deviation along it, and the share of
+    the variance that they explain; r is less than `rank` where there are not so many."""
+    # The small side is decomposed: networks are few, values are many.
+    values, vectors = torch.linalg.eigh((rows @ rows.T).double())
+    values, order = values.clamp_min(0).sort(descending=True)
+    useful = int((values > 1e-9 * values[0]).sum()) if values[0] > 0 else 0
+    kept = min(rank, useful)
+    axes = (vectors[:, order[:kept]].T.float() @ rows) / max(1, len(rows) - 1) ** 0.5
+    return axes, float(values[:kept].sum() / values.sum().clamp_min(1e-30))
 
 
 def _six_columns(positions: torch.Tensor) -> torch.Tensor:
