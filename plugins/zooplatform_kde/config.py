@@ -135,16 +135,20 @@ class ActivationSettings(PcaSettings):
     images: unlabelled training images that activations are taken on, at most; they become part of the artifact.
     positions: of a layer's map that count, at most.
     ridge: penalty on the weights of a layer, in units of the mean square of its inputs.
+    clusters: of weights that a normal distribution is learnt for each, as in `ClusterSettings`; 1 puts no bounds.
+    max_clusters: most that `auto` looks at.
     """
 
     images: int = 256
     positions: int = 8
     ridge: float = 1e-4
+    clusters: int | str = 1
+    max_clusters: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least("images", 1)
-        self._at_least("positions", 1)
+        for key in ("images", "positions", "clusters", "max_clusters"):
+            self._at_least(key, 1)
         if self.ridge <= 0:
             raise ConfigError(f"ridge = {self.ridge} is not above 0.")
         if self.align:

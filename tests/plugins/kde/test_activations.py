@@ -79,3 +79,35 @@ def test_what_it_needs_is_said(seeds: Zoo) -> None:
         ActivationPca().fit(seeds.data, config={"align": True}, seed=0)
     with pytest.raises(ConfigError, match="ridge = 0"):
         ActivationPca().fit(seeds.data, config={"ridge": 0.0}, seed=0)
+
+
+def test_each_cluster_has_a_distribution_of_its_own(shared: Zoo) -> None:
+    generator = ActivationPca()
+    report = generator.fit(shared.data, config={"clusters": "auto", "components": 2}, seed=0)
+    assert report.metrics["num_clusters"] == 4
+    one = ActivationPca()
+    one.fit(shared.data, config={"components": 2}, seed=0)
+
+    batches = list(generator.sample(12, seed=0))
+    weights = torch.cat([b.weights for b in batches])
+    clusters = [detail["cluster"] for b in batches for detail in b.details]
+    assert set(clusters) == {0, 1, 2, 3}
+    # What a network does is that of its own cluster: means of the others lie farther.
+    own = torch.stack([seed_mean(shared, at) for at in range(4)])
+    began = torch.cdist(weights, own).argmin(dim=1)
+    assert len({(at, int(to)) for at, to in zip(clusters, began, strict=True)}) == 4
+    # Where beginnings are shared there is nothing to be blurred by.
+    accuracy = torch.tensor(shared.accuracy(weights)).mean()
+    assert accuracy > torch.tensor(shared.accuracy(drawn(one, 12))).mean() + 0.02
+
+    kept = generator.reconstruct(weights, shared.data.blueprints[0])
+    assert min(shared.accuracy(kept)) > accuracy - 0.1
+    only = torch.cat([b.weights for b in generator.sample(6, seed=0, top_k=1)])
+    assert len({int(at) for at in torch.cdist(only, own).argmin(dim=1)}) == 1
+
+
+def seed_mean(zoo: Zoo, at: int) -> torch.Tensor:
+    """Mean of the training networks of one initialisation."""
+    seeds = sorted({zoo.initialisation(one) for one in zoo.data.train.ids})
+    own = [one for one in zoo.data.train.ids if zoo.initialisation(one) == seeds[at]]
+    return torch.stack([zoo.weights(one) for one in own]).mean(dim=0)
