@@ -163,6 +163,7 @@ def test_every_recipe_of_the_package_is_usable() -> None:
         "digits-demo",
         "digits-shared",
         "igpg-cnn",
+        "igpg-deep",
         "igpg-resnet",
         "inr-sine",
         "sne-arch1",
