@@ -252,6 +252,42 @@ def test_test_images_that_others_trained_on_are_left_out(stripes: Catalog, folde
     assert "16 of 20 networks" in data.notes[0]
 
 
+def test_a_last_look_is_at_images_that_no_recipe_used(stripes: Catalog, folder: Path) -> None:
+    everything = ids_of(stripes)  # 60 of 90 images trained on, 30 tested on
+    with pytest.raises(ConfigError, match=r"'columns': .* none is left for a last look"):
+        task_images(stripes, everything, folder=folder, final=True)
+
+    grow_stripes(stripes, folder, "name='few'", "data.train=40", "runs=2")
+    few = ids_of(stripes, "zoo = 'few-rows'")
+    usual = task_images(stripes, few, folder=folder)["rows"]
+    last = task_images(stripes, few, folder=folder, final=True)["rows"]
+    assert torch.equal(usual.train.x, last.train.x)
+    assert torch.equal(usual.validation.x, last.validation.x)
+    parts = (last.train, last.validation, usual.test, last.test)
+    assert [len(part.y) for part in parts] == [36, 4, 30, 20]
+    assert len(torch.unique(torch.cat([part.x for part in parts]).flatten(1), dim=0)) == 90
+    whole = task_images(stripes, everything, folder=folder)["rows"]
+    classes = {
+        row.numpy().tobytes(): int(y)
+        for part in (whole.train, whole.validation)
+        for row, y in zip(*part, strict=True)
+    }
+    assert [classes[row.numpy().tobytes()] for row in last.test.x] == last.test.y.tolist()
+
+    # What another recipe used is no news any more.
+    grow_stripes(stripes, folder, "name='other'", "data.train=40", "data.seed=5", "runs=2")
+    both = ids_of(stripes, "zoo in ('few-rows', 'other-rows')")
+    other = task_images(stripes, ids_of(stripes, "zoo = 'other-rows'"), folder=folder)["rows"]
+    left = task_images(stripes, both, folder=folder, final=True)["rows"].test
+    seen = {
+        row.numpy().tobytes()
+        for part in (other.train, other.validation, other.test)
+        for row in part.x
+    }
+    assert 0 < len(left.y) < 20
+    assert not any(row.numpy().tobytes() in seen for row in left.x)
+
+
 def test_networks_without_lineage_have_no_images(stripes: Catalog, folder: Path) -> None:
     first = ids_of(stripes)[0]
     (one,) = stripes.add_state_dicts(

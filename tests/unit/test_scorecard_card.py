@@ -14,13 +14,16 @@ import torch
 from zooplatform.catalog import open_catalog
 from zooplatform.errors import ConfigError
 from zooplatform.generation.images import task_images
+from zooplatform.generation.stored_fits import fit_generator
 from zooplatform.plugins import load_plugins
 from zooplatform.scorecard.card import CardReport, evaluate_generators, state_path
 from zooplatform.scorecard.examining import _some
 from zooplatform.scorecard.render import render
 from zooplatform.scorecard.sides import read_side
 from zooplatform.scorecard.wishes import Wishes
+from zooplatform.splits import create_split
 from zooplatform.testing.scorecards import ALL, SPLIT, TRICKS, card_folder, installed_tricks
+from zooplatform.testing.stripes import grow_stripes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -327,3 +330,54 @@ def test_few_images_are_of_all_classes_alike(catalog: Catalog) -> None:
             assert counts.max() - counts.min() <= 1
     assert torch.equal(_some(task, None, 0).x, task.train.x)
     assert not torch.equal(_some(task, 7, 0).x, _some(task, 7, 1).x)
+
+
+def test_a_last_look_is_at_other_images(tmp_path: Path) -> None:
+    folder = shutil.copytree(
+        card_folder(), tmp_path / "card", ignore=shutil.ignore_patterns("site")
+    )
+    with (
+        installed_tricks(tmp_path),
+        open_catalog(folder / "zoo", registry=load_plugins(strict=True)) as opened,
+    ):
+        with pytest.raises(ConfigError, match="none is left for a last look"):
+            evaluate_generators(
+                opened, ["my-copy"], Wishes(**QUICK, final=True), data_folder=folder
+            )
+        grow_stripes(
+            opened, folder, "name='few'", "runs=8", "data.train=40", "epochs=8", "keep=[8]"
+        )
+        query = "select checkpoint_id from wide where zoo_id = 'few-rows'"
+        create_split(opened, "few", query, by="model", seed=0, ratio="50/25/25")
+        fit_generator(
+            opened,
+            "tricks",
+            name="few-copy",
+            query=query,
+            split="few",
+            config="copy",
+            data_folder=folder,
+        )
+        wishes = Wishes(n=4, finetuned=2, tried=1, epochs=(0, 1))
+        output = tmp_path / "card.json"
+        cards = [
+            evaluate_generators(
+                opened, ["few-copy"], one, output=output, data_folder=folder
+            ).results
+            for one in (wishes, replace(wishes, final=True))
+        ]
+    usual, last = cards
+    assert (usual["images"]["rows"]["num_test"], last["images"]["rows"]["num_test"]) == (30, 20)
+    # Nothing that was measured on the other images is taken over; how new they are does not depend on images.
+    ours, theirs = rows(last)["few-copy"], rows(usual)["few-copy"]
+    assert all(
+        round(20 * row["accuracy_best"]) == pytest.approx(20 * row["accuracy_best"])
+        for row in last["rows"]
+    )
+    assert ours["relative_novelty"] == theirs["relative_novelty"] == pytest.approx(0, abs=1e-6)
+    assert (
+        rows(last, 1)["scratch"]["validation_accuracy"]
+        == rows(usual, 1)["scratch"]["validation_accuracy"]
+    )
+    (file,) = render(last, tmp_path, figures=False)
+    assert "**The last look**" in file.read_text()

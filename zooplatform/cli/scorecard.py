@@ -125,6 +125,12 @@ def _listed(kind: type[Any], least: float) -> Callable[[click.Context, click.Par
     help="Fine-tune and fit read-outs on N training images, all classes alike. [default: on all]",
 )
 @click.option(
+    "--final",
+    is_flag=True,
+    help="A last look: measure on images that the recipe of the networks left out, at most 10,000. [default: on "
+    "the test images]",
+)
+@click.option(
     "--readout",
     "readouts",
     metavar="N,...",
@@ -223,6 +229,7 @@ def evaluate(
     zoo generator evaluate my-igpg --against pca --temperature 0.3,0.7,1.0 -o card.json --pages docs/results
     zoo generator evaluate my-igpg --readout 5,50 --epochs 0
     zoo generator evaluate my-igpg --train-images 200 --epochs 0,1,5
+    zoo generator evaluate my-igpg --final --epochs 0,1
     zoo generator evaluate my-igpg --instruction "a CNN for digits" --wrong-dataset fashion --json
     """
     from zooplatform.scorecard.card import evaluate_generators

@@ -22,7 +22,7 @@ from zooplatform.config import load_settings
 from zooplatform.errors import ConfigError, NotInstalledError, SourceError
 from zooplatform.fitting import TaskImages
 from zooplatform.generation.facts import dataset_of
-from zooplatform.growing.images import ImageData, Split, read_images
+from zooplatform.growing.images import ImageData, Split, read_images, read_unused
 from zooplatform.growing.recipe import DataRecipe
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ __all__ = [
 # Share of the training images that learning rates and the like are chosen on; nothing is fitted to them.
 VALIDATION_SHARE = 0.1
 
+_MOST_FINAL = 10_000
+
 _TRAINED_ON = """
     select c.checkpoint_id, m.config, l.parent_id, l.detail
     from (select unnest(?::varchar[]) as checkpoint_id) asked
@@ -62,7 +64,7 @@ class TaskData:
         sha256: of its prepared training and test images together, as in the lineage of networks.
         train: what networks and generators may learn from.
         validation: `VALIDATION_SHARE` of the training images, to choose by.
-        test: what networks are measured on.
+        test: what networks are measured on; of a last look, images that they were neither trained nor tested on.
         num_classes: classes from 0 to `num_classes` - 1.
         recipe: how the images were prepared.
         notes: what was left out and why.
@@ -200,6 +202,7 @@ def task_images(
     folder: str | os.PathLike[str] | None = None,
     sources: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
+    final: bool = False,
 ) -> dict[str, TaskData]:
     """The data sets of networks, read anew.
 
@@ -211,9 +214,11 @@ def task_images(
         sources: other sources by the name of the data set, for images that lie elsewhere now; compared with the same
             hash.
         names: only these data sets; all by default.
+        final: the test part is what all recipes left out, at most 10,000 images, for a last look.
 
     Raises:
-        ConfigError: the images are not those that the networks were trained on, or a name is not one of theirs.
+        ConfigError: the images are not those that the networks were trained on, a name is not one of theirs, or
+            nothing is left for a last look.
         SourceError: a data set cannot be had; the text says what to do.
         NotInstalledError: it needs a library that is not installed.
     """
@@ -221,7 +226,7 @@ def task_images(
     _check_names(known, [*(sources or {}), *(names or ())])
     wanted = known if names is None else dict.fromkeys(names)
     return {
-        name: read_task(known[name], folder=folder, source=(sources or {}).get(name))
+        name: read_task(known[name], folder=folder, source=(sources or {}).get(name), final=final)
         for name in wanted
     }
 
@@ -259,6 +264,7 @@ def read_task(
     *,
     folder: str | os.PathLike[str] | None = None,
     source: str | None = None,
+    final: bool = False,
 ) -> TaskData:
     """One data set, read anew; arguments and errors as for `task_images`."""
     name = preparation.name
@@ -285,11 +291,21 @@ def read_task(
             f"{preparation.variants[0].networks:,} of {preparation.networks:,} networks. {dropped:,} of its test "
             "images are left out, which others trained on."
         )
+    if final:
+        recipe = replace(preparation.variants[0].recipe, folder=where)
+        seen = [part for one in (first, *others) for part in (one.train, one.test)]
+        test, _ = _unseen(read_unused(source or recipe.source[0], recipe), seen)
+        test = Split(test.x[:_MOST_FINAL], test.y[:_MOST_FINAL])
         if not len(test.y):
             raise ConfigError(
-                f"Data set {name!r}: of the test images of some networks none is unseen by the others. Choose networks "
-                "of one recipe in the query."
+                f"Data set {name!r}: its networks were trained or tested on all images, so none is left for a last "
+                "look. Leave it out, or grow networks on fewer (data.train)."
             )
+    if not len(test.y):
+        raise ConfigError(
+            f"Data set {name!r}: of the test images of some networks none is unseen by the others. Choose networks "
+            "of one recipe in the query."
+        )
     kept = len(first.train.y) - round(VALIDATION_SHARE * len(first.train.y))
     if not 0 < kept < len(first.train.y):
         raise ConfigError(f"Data set {name!r} has {len(first.train.y)} training images, too few.")
@@ -327,9 +343,9 @@ def _read(name: str, variant: Variant, folder: str, source: str | None) -> Image
     return data
 
 
-def _unseen(test: Split, trained_on: Sequence[Split]) -> tuple[Split, int]:
-    """The test images that are in none of the training parts, and how many are."""
-    seen = {row.tobytes() for part in trained_on for row in part.x.numpy()}
+def _unseen(test: Split, others: Sequence[Split]) -> tuple[Split, int]:
+    """The images that are in none of the other parts, and how many are."""
+    seen = {row.tobytes() for part in others for row in part.x.numpy()}
     new = torch.tensor([row.tobytes() not in seen for row in test.x.numpy()], dtype=torch.bool)
     return Split(test.x[new], test.y[new]), int((~new).sum())
 

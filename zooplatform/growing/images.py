@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zooplatform.growing.recipe import DataRecipe
     from zooplatform.growing.runs import Run
 
-__all__ = ["ImageData", "Split", "prepare", "read_images"]
+__all__ = ["ImageData", "Split", "prepare", "read_images", "read_unused"]
 
 # Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601).
 _BRIGHTNESS = (0.299, 0.587, 0.114)
@@ -113,29 +113,24 @@ def read_images(source: str, recipe: DataRecipe) -> ImageData:
     return prepare(read_source(source, recipe.folder), recipe)
 
 
+def read_unused(source: str, recipe: DataRecipe) -> Split:
+    """The images of a data set that a recipe leaves out: it neither trains nor tests on them; there may be none.
+
+    Raises:
+        SourceError, NotInstalledError, ConfigError: as for `read_images`.
+    """
+    raw = read_source(source, recipe.folder)
+    x, y, _, order = _ordered(raw, recipe)
+    left = order[recipe.train :] if recipe.train else order[:0]
+    return Split(x[left].contiguous(), y[left].contiguous())
+
+
 def prepare(raw: RawImages, recipe: DataRecipe) -> ImageData:
     """Scale, resize and split; see `DataRecipe` for what is asked."""
-    x, y = _images(raw.x, raw, recipe), _classes(raw.y, raw)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(recipe.seed))
-    if raw.test_x is not None and raw.test_y is not None:
-        test_x, test_y = _images(raw.test_x, raw, recipe), _classes(raw.test_y, raw)
-    else:
-        count = round(len(x) * recipe.test) if recipe.test < 1 else int(recipe.test)
-        if not 0 < count < len(x):
-            raise ConfigError(
-                f"data.test asks for {count:,} of the {len(x):,} images of {raw.source}; "
-                "leave some for training and some for testing."
-            )
-        test_x, test_y = x[order[:count]], y[order[:count]]
-        order = order[count:]
-    if recipe.train > len(order):
-        raise ConfigError(
-            f"data.train asks for {recipe.train:,} images, but {raw.source} has {len(order):,} "
-            "for training."
-        )
+    x, y, test, order = _ordered(raw, recipe)
     order = order[: recipe.train or None]
     train = Split(x[order].contiguous(), y[order].contiguous())
-    test = Split(test_x.contiguous(), test_y.contiguous())
+    test = Split(test.x.contiguous(), test.y.contiguous())
     digest = hashlib.sha256()
     for part in (*train, *test):
         digest.update(part.numpy().tobytes())
@@ -147,6 +142,29 @@ def prepare(raw: RawImages, recipe: DataRecipe) -> ImageData:
         num_classes=int(max(train.y.max(), test.y.max())) + 1,
         sha256=digest.hexdigest(),
     )
+
+
+def _ordered(raw: RawImages, recipe: DataRecipe) -> tuple[Tensor, Tensor, Split, Tensor]:
+    """All images and classes, the test part, and which of them are left for training, in a drawn order."""
+    x, y = _images(raw.x, raw, recipe), _classes(raw.y, raw)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(recipe.seed))
+    if raw.test_x is not None and raw.test_y is not None:
+        test = Split(_images(raw.test_x, raw, recipe), _classes(raw.test_y, raw))
+    else:
+        count = round(len(x) * recipe.test) if recipe.test < 1 else int(recipe.test)
+        if not 0 < count < len(x):
+            raise ConfigError(
+                f"data.test asks for {count:,} of the {len(x):,} images of {raw.source}; "
+                "leave some for training and some for testing."
+            )
+        test = Split(x[order[:count]], y[order[:count]])
+        order = order[count:]
+    if recipe.train > len(order):
+        raise ConfigError(
+            f"data.train asks for {recipe.train:,} images, but {raw.source} has {len(order):,} "
+            "for training."
+        )
+    return x, y, test, order
 
 
 def _classes(y: npt.NDArray[Any], raw: RawImages) -> Tensor:

@@ -117,7 +117,14 @@ def evaluate_generators(
         raise ConfigError(f"{training.dataset!r} cannot be the wrong data set too. Name another.")
     held_out = read_side(catalog, query, split, "test", training.dataset, wishes.architecture)
     wanted = list(dict.fromkeys([training.dataset, *filter(None, [wishes.wrong_dataset])]))
-    tasks = task_images(catalog, training.ids, folder=data_folder, sources=sources, names=wanted)
+    tasks = task_images(
+        catalog,
+        training.ids,
+        folder=data_folder,
+        sources=sources,
+        names=wanted,
+        final=wishes.final,
+    )
     card = _Card(
         catalog, artifacts, wishes, tasks, training, held_out, device, end, progress, output
     )
@@ -358,7 +365,7 @@ class _Card:
             "own": list(self._training.own),
             "held_out": _hash(self._held_out.ids),
             "dataset": self._tasks[self._training.dataset].sha256,
-        }
+        } | ({"final": True} if self._wishes.final else {})
 
     def _decides(self, part: str, entrant: Entrant) -> dict[str, Any]:
         """What decides a part of a method: another wish makes only those parts anew which it changes."""

@@ -118,6 +118,11 @@ def _introduction(card: Card) -> Iterator[str]:
     schooling = settings["schooling"]
     if not card["complete"]:
         yield "**Not complete**: some rows are still to be measured."
+    if settings.get("final"):  # older cards do not say
+        yield (
+            "**The last look**: the images are those that neither the training nor the testing of the networks used, "
+            "and that are on no other card."
+        )
     yield (
         f"Accuracy on {images['num_test']:,} test images of {card['dataset']}. Every accuracy stands with the relative "
         "novelty of the same networks: the L2 distance to the nearest training network, over all orders of hidden "

@@ -35,6 +35,7 @@ class Wishes:
             networks as made; none by default.
         train_images: labelled training images that fine-tuning and read-outs get, as many of each class as of the
             others; all by default.
+        final: measure on images that the recipe of the networks left out, which are on no card but such a last look.
         compared_images: test images on which answers of networks are compared, at most.
         seed: of everything random.
     """
@@ -55,6 +56,7 @@ class Wishes:
     tried: int = 4
     readouts: tuple[int, ...] = ()
     train_images: int | None = None
+    final: bool = False
     compared_images: int = 2000
     seed: int = 0
 
