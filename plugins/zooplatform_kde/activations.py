@@ -116,7 +116,7 @@ class ActivationPca(Baseline[ActivationSettings]):
     def reconstruct(self, weights: torch.Tensor, blueprint: Blueprint) -> torch.Tensor:
         """(B, P) networks that do what is left of the given ones on the components of the nearest cluster."""
         settings = self._fitted()
-        best, error = weights.float(), torch.full((len(weights),), torch.inf)
+        best, error = weights.float().clone(), torch.full((len(weights),), torch.inf)
         for group in self._groups_of(blueprint):
             found = _again(group).record(weights)
             for at in range(len(group.tensors["sizes"])):

@@ -100,10 +100,25 @@ def test_each_cluster_has_a_distribution_of_its_own(shared: Zoo) -> None:
     accuracy = torch.tensor(shared.accuracy(weights)).mean()
     assert accuracy > torch.tensor(shared.accuracy(drawn(one, 12))).mean() + 0.02
 
+    before = weights.clone()
     kept = generator.reconstruct(weights, shared.data.blueprints[0])
+    assert torch.equal(weights, before)
     assert min(shared.accuracy(kept)) > accuracy - 0.1
     only = torch.cat([b.weights for b in generator.sample(6, seed=0, top_k=1)])
     assert len({int(at) for at in torch.cdist(only, own).argmin(dim=1)}) == 1
+
+
+def test_networks_come_back_as_those_of_their_data_set(several: Zoo) -> None:
+    generator = ActivationPca()
+    generator.fit(several.data, config={"clusters": "auto", "components": 4}, seed=0)
+    for number, name in enumerate(several.data.train.ids[:8]):
+        fact = several.data.facts[name]
+        own = several.weights(name)[None]
+        made = generator.reconstruct(own, several.data.blueprints[fact.blueprint])
+        before, after = (
+            several.accuracy(one, fact.blueprint, fact.dataset)[0] for one in (own, made)
+        )
+        assert after > 0.8 * before, (number, fact.dataset)
 
 
 def seed_mean(zoo: Zoo, at: int) -> torch.Tensor:
