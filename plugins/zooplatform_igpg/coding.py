@@ -6,6 +6,7 @@ Legend for shapes: N networks, V values of one, n chunks, S tokens of a chunk, T
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from zooplatform.errors import ArtifactError, TokenizerError
 from zooplatform.fit_state import drop_prefix, read_state, with_prefix, write_state
 from zooplatform.interfaces import TokenBatch
+from zooplatform_igpg.allocation import even_bits, limits_of, total_bits
 from zooplatform_igpg.normalise import Normaliser
 from zooplatform_igpg.quantizers import TableCoder
 from zooplatform_igpg.vectors import make_plan
@@ -20,7 +22,7 @@ from zooplatform_igpg.vq_config import TABLES, VqConfig
 from zooplatform_igpg.vqvae import LearnedCoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from zooplatform.interfaces import LayerSpec, Layout
@@ -41,11 +43,19 @@ class Coding:
         config: how networks are cut, and all other settings.
         normaliser: how weights are scaled.
         coder: the quantiser.
+        bits: of the chunks of each layer by architecture, where layers have different numbers of codes.
         device: where it runs.
     """
 
-    def __init__(self, config: VqConfig, normaliser: Normaliser, coder: Coder) -> None:
+    def __init__(
+        self,
+        config: VqConfig,
+        normaliser: Normaliser,
+        coder: Coder,
+        bits: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.config, self.normaliser, self.coder = config, normaliser, coder
+        self.bits = dict(bits or {})
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
@@ -57,6 +67,23 @@ class Coding:
         """How networks of a layout are cut."""
         return make_plan(layout, tuple(layers), self.config.mode, self.config.chunk_size)
 
+    def limits(self, plan: VectorPlan) -> torch.Tensor | None:
+        """(n,) how many of the first codes each chunk may have; None where that is all."""
+        if not self.config.bits:
+            return None
+        return limits_of(plan, self._bits(plan))
+
+    def num_bits(self, plan: VectorPlan) -> float:
+        """Of the codes of a network, padding included."""
+        if self.config.bits:
+            return float(total_bits(plan, self._bits(plan)))
+        each = self.coder.tokens_per_chunk * math.log2(self.coder.num_codes)
+        return plan.num_chunks * each
+
+    def _bits(self, plan: VectorPlan) -> Sequence[int]:
+        known = self.bits.get(plan.architecture)
+        return [even_bits(self.config)] * len(plan.layers) if known is None else known
+
     # --- values and codes -----------------------------------------------------------------------------------------
 
     def encode(self, plan: VectorPlan, values: torch.Tensor) -> torch.Tensor:
@@ -64,9 +91,15 @@ class Coding:
         pair = self.normaliser.pair(plan)
         shape = (len(values), plan.num_chunks, self.coder.tokens_per_chunk)
         codes = torch.empty(shape, dtype=torch.int64, device=values.device)
+        limits = self.limits(plan)
         for rows in _slabs(len(values), plan):
             chunks = plan.chunks(pair.normalise(values[rows])).to(self.device)
-            codes[rows] = self.coder.encode(chunks, plan.mask, plan.positions).to(values.device)
+            if limits is None:
+                found = self.coder.encode(chunks, plan.mask, plan.positions)
+            else:
+                assert isinstance(self.coder, TableCoder)  # what the configuration of bits demands
+                found = self.coder.encode(chunks, plan.mask, plan.positions, limits)
+            codes[rows] = found.to(values.device)
         return codes
 
     def decode(self, plan: VectorPlan, codes: torch.Tensor) -> torch.Tensor:
@@ -144,6 +177,7 @@ class Coding:
             "tokenizer": "vq",
             "config": self.config.describe(),
             "pooled": {key: list(pair) for key, pair in self.normaliser.pooled.items()},
+            "bits": {key: list(bits) for key, bits in self.bits.items()},
         }
         text = json.dumps(described, indent=2, sort_keys=True)
         (folder / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
@@ -157,7 +191,7 @@ class Coding:
             NotInstalledError: its quantiser needs a library that is missing.
         """
         path = folder / _DESCRIPTION
-        config, pooled = _description(path)
+        config, pooled, bits = _description(path)
         tensors, _ = read_state(folder / _TENSORS)
         state = drop_prefix("coder", tensors)
         try:
@@ -170,13 +204,14 @@ class Coding:
             raise ArtifactError(
                 f"{folder / _TENSORS} does not fit {path}: {str(exc)[:300]}. Fit the tokenizer again."
             ) from exc
-        return cls(
-            config, Normaliser(config.normalise, drop_prefix("known", tensors), pooled), coder
-        )
+        normaliser = Normaliser(config.normalise, drop_prefix("known", tensors), pooled)
+        return cls(config, normaliser, coder, bits)
 
 
-def _description(path: Path) -> tuple[VqConfig, dict[str, tuple[float, float]]]:
-    """The settings and pooled normalisation in `tokenizer.json`."""
+def _description(
+    path: Path,
+) -> tuple[VqConfig, dict[str, tuple[float, float]], dict[str, list[int]]]:
+    """The settings, pooled normalisation and bits of layers in `tokenizer.json`."""
     try:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = (described["format"], described["tokenizer"])
@@ -186,7 +221,8 @@ def _description(path: Path) -> tuple[VqConfig, dict[str, tuple[float, float]]]:
                 "Load it with what saved it."
             )
         pooled = {str(key): (float(a), float(b)) for key, (a, b) in described["pooled"].items()}
-        return VqConfig.parse(described["config"]), pooled
+        bits = {str(k): [int(one) for one in v] for k, v in described.get("bits", {}).items()}
+        return VqConfig.parse(described["config"]), pooled, bits
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing. Fit the tokenizer again.") from None
     except ArtifactError:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from zooplatform_igpg.beam import Column, search
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -31,7 +33,9 @@ def code_columns(
     damping: float = 0.01,
     metric: str = "hessian",
     sweeps: int = 0,
+    beam: int = 1,
     order: Sequence[int] | None = None,
+    limits: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weights that the codes stand for (B, O, I), and the codes (B, O, c, q).
 
@@ -43,7 +47,10 @@ def code_columns(
         damping: share of the mean of the diagonal of `moments` that is added to it.
         metric: `hessian` chooses the code that is best for the outputs, `plain` the nearest in normalised weights.
         sweeps: how often all chunks are coded again, given all others.
+        beam: of every unit so many sequences of codes are kept, see `beam`; 1 takes the best code at every chunk, as do
+            several levels and the metric `plain`.
         order: of the chunks; as they lie by default.
+        limits: how many of the first codes each chunk may have; all by default.
     """
     size = tables.shape[2]
     number, units, inputs = weights.shape
@@ -53,14 +60,15 @@ def code_columns(
     sorting = torch.cat([every[at] for at in order])
     layer = _Layer(
         tables, weights[:, :, sorting], _damped(moments[:, sorting][:, :, sorting], damping),
-        mean[:, sorting], spread[:, sorting], metric,
+        mean[:, sorting], spread[:, sorting], metric, limits,
     )  # fmt: skip
     ends = list(accumulate(len(every[at]) for at in order))
     columns = {at: slice(end - len(every[at]), end) for at, end in zip(order, ends, strict=True)}
     codes = torch.empty(
         (number, units, len(every), len(tables)), dtype=torch.int64, device=weights.device
     )
-    found = layer.carried(columns, codes)
+    greedy = beam == 1 or len(tables) > 1 or metric == "plain"
+    found = layer.carried(columns, codes) if greedy else layer.searched(columns, codes, beam)
     for _ in range(sweeps):
         layer.sweep(columns, found, codes)
     return found[:, :, torch.argsort(sorting)], codes
@@ -75,6 +83,28 @@ class _Layer(NamedTuple):
     mean: torch.Tensor
     spread: torch.Tensor
     metric: str
+    limits: Sequence[int] | None
+
+    def codes_of(self, at: int) -> torch.Tensor:
+        """(q, K, d) the codes that a chunk may have."""
+        return self.tables if self.limits is None else self.tables[:, : self.limits[at]]
+
+    def searched(
+        self, columns: Mapping[int, slice], codes: torch.Tensor, width: int
+    ) -> torch.Tensor:
+        """As `carried`, with several sequences of codes for every unit."""
+        factors = _inverse_factors(self.moments)
+        ready = {
+            at: Column(
+                own,
+                self.codes_of(at)[0, :, : own.stop - own.start],
+                torch.linalg.inv(factors[:, own, own]),
+                factors[:, own, own.stop :],
+            )
+            for at, own in columns.items()
+        }
+        codes[..., 0], found = search(self.weights, self.mean, self.spread, ready, width)
+        return found
 
     def carried(self, columns: Mapping[int, slice], codes: torch.Tensor) -> torch.Tensor:
         """Code chunk after chunk, errors carried over to those that follow; fills `codes`, gives weights (B, O, I)."""
@@ -83,7 +113,7 @@ class _Layer(NamedTuple):
         for at, own in columns.items():
             # The error that stays when later weights make up for it is that of error @ inverse.
             inverse = torch.linalg.inv(factors[:, own, own])
-            codes[:, :, at], found[:, :, own] = self.choose(rest[:, :, own], own, inverse)
+            codes[:, :, at], found[:, :, own] = self.choose(rest[:, :, own], own, inverse, at)
             error = (rest[:, :, own] - found[:, :, own]) @ inverse
             rest[:, :, own.stop :] -= error @ factors[:, own, own.stop :]
         return found
@@ -97,7 +127,7 @@ class _Layer(NamedTuple):
                 1, 2
             )
             factor = torch.linalg.cholesky(block)
-            chosen, value = self.choose(best, own, factor)
+            chosen, value = self.choose(best, own, factor, at)
             before, after = (((one - best) @ factor).square().sum(2) for one in (now, value))
             better = (after < before).unsqueeze(2)
             slopes += torch.where(better, value - now, 0.0) @ self.moments[:, own]
@@ -105,7 +135,7 @@ class _Layer(NamedTuple):
             found[:, :, own] = torch.where(better, value, now)
 
     def choose(
-        self, wanted: torch.Tensor, own: slice, factor: torch.Tensor
+        self, wanted: torch.Tensor, own: slice, factor: torch.Tensor, at: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes (B, O, q) and the weights (B, O, J) that they stand for, nearest to `wanted` (B, O, J).
 
@@ -113,6 +143,7 @@ class _Layer(NamedTuple):
             wanted: weights of the columns `own`.
             own: J of the inputs.
             factor: (B or 1, J, J), which an error is multiplied by before it is squared.
+            at: number of the chunk.
         """
         mean, spread = self.mean[:, own], self.spread[:, own]
         width = wanted.shape[2]
@@ -122,7 +153,7 @@ class _Layer(NamedTuple):
         # Spreads differ between units only where every position has its own; nearest is then judged by their mean.
         scaled = spread.mean(0).unsqueeze(1) * factor
         codes = []
-        for table in self.tables:
+        for table in self.codes_of(at):
             shown = table[:, :width]
             left, right = (rest, shown.unsqueeze(0)) if plain else (rest @ scaled, shown @ scaled)
             half = right.square().sum(2).unsqueeze(1) / 2

@@ -267,7 +267,7 @@ class SpaceConfig:
         if self.ridge <= 0:
             raise ConfigError(f"ridge is {self.ridge:g}; use a number above 0.")
         if self.codec == "activations":
-            whole = {"center": "none", "align": False, "augment": 0, "basins": 0}
+            whole = {"center": "none", "align": False, "augment": 0}
             for name, value in whole.items():
                 if getattr(self, name) != value:
                     raise ConfigError(

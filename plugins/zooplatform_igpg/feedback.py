@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zooplatform_igpg.vectors import VectorPlan
     from zooplatform_igpg.vq_config import VqConfig
 
-__all__ = ["encode_for_function"]
+__all__ = ["Run", "encode_for_function"]
 
 _POSITIONS = 64  # places of the kernel that rows are taken from, at most
 # Values of activations that a group may hold in one layer.
@@ -59,6 +59,7 @@ def encode_for_function(
     module: nn.Module,
     images: torch.Tensor,
     config: VqConfig,
+    limits: torch.Tensor | None = None,
     say: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """(N, n, S) codes of networks (N, V).
@@ -70,7 +71,8 @@ def encode_for_function(
         values: the networks.
         module: a network of their blueprint; its weights do not matter, its functions are replaced.
         images: (m, C, H, W) or (m, F), unlabelled.
-        config: `refit`, `metric`, `sweeps`, `tries` and the dampings are read.
+        config: `refit`, `metric`, `beam`, `sweeps`, `tries` and the dampings are read.
+        limits: (n,) how many of the first codes each chunk may have; all by default.
         say: called with networks done and all networks.
 
     Raises:
@@ -87,7 +89,7 @@ def encode_for_function(
     at = 0
     while at < len(values):
         part = slice(at, min(at + step, len(values)))
-        run = _Run(coder, plan, pair, values[part], module, images, config)
+        run = Run(coder, plan, pair, values[part], module, images, config, limits)
         codes[part] = run.best(config.tries)
         # The first group says how large activations are; those that follow keep to the limit.
         step = max(1, min(_MOST_NETWORKS, step * _AT_ONCE // max(1, run.largest)))
@@ -97,8 +99,11 @@ def encode_for_function(
     return codes
 
 
-class _Run:
+class Run:
     """One group of networks, coded in one pass through the module.
+
+    With `only`, the number of a layer of the plan, no other layer is coded, and those behind it are fitted anew to
+    what the originals put out.
 
     Attributes:
         largest: values of the largest activations met.
@@ -113,17 +118,24 @@ class _Run:
         module: nn.Module,
         images: torch.Tensor,
         config: VqConfig,
+        limits: torch.Tensor | None = None,
+        *,
+        only: int | None = None,
     ) -> None:
         self.coder, self.plan, self.pair, self.config = coder, plan, pair, config
+        self.limits, self._only = limits, None if only is None else plan.layers[only]
         self.module, self.images = module, images
         self.number, self.rows = len(values), len(images)
         self.largest = 1
         self._original = values
         # Originals run beside what is coded where something is compared with them.
-        self._beside = config.refit or config.tries > 1
+        self._beside = config.refit or config.tries > 1 or only is not None
         self._places = _places(plan)
-        self._plain = coder.encode(plan.chunks(pair.normalise(values)), plan.mask, plan.positions)
+        chunks = plan.chunks(pair.normalise(values))
+        self._plain = coder.encode(chunks, plan.mask, plan.positions, limits)
         self._decoded = pair.undo(plan.from_chunks(coder.decode(self._plain, plan.positions)))
+        if self._only is not None:
+            self._decoded = torch.where(self._plainly_coded(), self._decoded, values)
         self._tensors: dict[str, torch.Tensor] = {}
         self._begin(0)
 
@@ -141,6 +153,21 @@ class _Run:
             kept = torch.where(better.view(-1, 1, 1), self._codes, kept)
             least = torch.where(better, differ, least)
         return kept
+
+    def moved(self) -> float:
+        """Squared change of outputs, the mean of all networks and images."""
+        self._begin(0)
+        outputs = self.outputs()
+        return float(_difference(outputs[: self.number], outputs[self.number :]).mean())
+
+    def _plainly_coded(self) -> torch.Tensor:
+        """(V,) whether a value is of the only layer that is coded, and that without feedback."""
+        found = torch.zeros(self.plan.num_values, dtype=torch.bool)
+        assert self._only is not None
+        for spec, start in zip(self.plan.coded, self.plan.starts, strict=True):
+            known = spec.name.rpartition(".")[0] in self._places
+            found[start : start + spec.num_elements] = spec.name in self._only.tensors and not known
+        return found
 
     def _begin(self, number: int) -> None:
         """Forget what was coded: tensors that will be are those of the plain codes until their layer is reached."""
@@ -288,11 +315,17 @@ class _Run:
         if self.config.refit and len(rows) > 1:  # the first layer sees the same as its original
             crossed = rows[: self.number].transpose(1, 2) @ seen / seen.shape[1]
             weights = _refitted(weights, moments, crossed, self.config.refit_damping)
+        if self._only is not None and f"{path}.weight" not in self._only.tensors:
+            self._values[-self.number :, place.values.flatten()] = weights.flatten(1)
+            self._set(self._values, path)
+            return
         mean, spread = self.pair.mean[place.values], self.pair.spread[place.values]
+        each = slice(place.first, place.first + place.each)  # units are cut alike
         found, codes = code_columns(
             self.coder.tables, weights, moments, mean, spread,
             damping=self.config.damping, metric=self.config.metric, sweeps=self.config.sweeps,
-            order=_order(place.each, self._try),
+            beam=self.config.beam, order=_order(place.each, self._try),
+            limits=None if self.limits is None else self.limits[each].tolist(),
         )  # fmt: skip
         units = weights.shape[1]
         own = slice(place.first, place.first + units * place.each)

@@ -14,7 +14,7 @@ from zooplatform.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["kmeans", "nearest", "residual_tables"]
+__all__ = ["kmeans", "nearest", "nested_table", "residual_tables"]
 
 _SLAB = 1 << 23  # distances that are held at once
 _SEEDING = 64  # vectors for each code that seeds are drawn from
@@ -51,6 +51,7 @@ def kmeans(
     *,
     seed: int,
     iterations: int = 25,
+    held: torch.Tensor | None = None,
     say: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """(K, d) centres of (M, d).
@@ -60,6 +61,7 @@ def kmeans(
         number: K.
         seed: of the first centres.
         iterations: at most so many of Lloyd's.
+        held: (k, d) the first k centres, which stay where they are; none by default.
         say: called with the number of every iteration.
 
     Raises:
@@ -71,7 +73,8 @@ def kmeans(
             "networks, or set a smaller codebook_size."
         )
     draw = torch.Generator().manual_seed(seed)
-    centres = _seeds(vectors, number, draw)
+    kept = 0 if held is None else len(held)
+    centres = _seeds(vectors, number, draw, held)
     before = float("inf")
     for iteration in range(iterations):
         codes = nearest(vectors, centres)
@@ -82,27 +85,56 @@ def kmeans(
         before = total
         counts = torch.bincount(codes, minlength=number)
         sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
-        filled = counts > 0
+        moved = torch.arange(number, device=vectors.device) >= kept
+        filled = (counts > 0) & moved
         centres[filled] = sums[filled] / counts[filled].unsqueeze(1).to(sums.dtype)
-        empty = int((~filled).sum())
+        dead = moved & ~filled
+        empty = int(dead.sum())
         if empty:  # dead codes begin again where the error is greatest
-            centres[~filled] = vectors[errors.topk(empty).indices]
+            centres[dead] = vectors[errors.topk(empty).indices]
         if say is not None:
             say(iteration + 1)
     return centres
 
 
-def _seeds(vectors: torch.Tensor, number: int, draw: torch.Generator) -> torch.Tensor:
-    """k-means++ (Arthur and Vassilvitskii 2007) on some of the vectors."""
+def nested_table(
+    vectors: torch.Tensor,
+    number: int,
+    *,
+    seed: int,
+    iterations: int = 25,
+    say: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """(K, d) centres of which the first 2, 4, 8, ... are good tables too: each is held while the next is learnt.
+
+    K is a power of two.
+
+    Raises:
+        ConfigError: as `kmeans`.
+    """
+    found: torch.Tensor | None = None
+    size = min(2, number)
+    while size <= number:
+        found = kmeans(vectors, size, seed=seed, iterations=iterations, held=found, say=say)
+        size *= 2
+    assert found is not None
+    return found
+
+
+def _seeds(
+    vectors: torch.Tensor, number: int, draw: torch.Generator, held: torch.Tensor | None
+) -> torch.Tensor:
+    """k-means++ (Arthur and Vassilvitskii 2007) on some of the vectors, after those that are held."""
     most = max(_SEEDING * number, 4096)
     if len(vectors) > most:
         chosen = torch.randperm(len(vectors), generator=draw)[:most]
         vectors = vectors[chosen.to(vectors.device)]
     centres = torch.empty((number, vectors.shape[1]), dtype=vectors.dtype, device=vectors.device)
-    at = int(torch.randint(len(vectors), (1,), generator=draw))
-    centres[0] = vectors[at]
-    distances = (vectors - centres[0]).square().sum(1)
-    for index in range(1, number):
+    if held is None:
+        held = vectors[int(torch.randint(len(vectors), (1,), generator=draw))][None]
+    centres[: len(held)] = held
+    distances = (vectors - held[nearest(vectors, held)]).square().sum(1)
+    for index in range(len(held), number):
         # Drawn by the running sum on the CPU: one draw for every device, and no limit to the number of choices.
         running = distances.double().cpu().cumsum(0)
         if float(running[-1]) > 0:

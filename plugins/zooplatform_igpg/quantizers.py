@@ -65,17 +65,27 @@ class TableCoder:
         self.tokens_per_chunk = self.levels
 
     def encode(
-        self, chunks: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+        self,
+        chunks: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        limits: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See `Coder.encode`. Padding has no part in what is nearest."""
+        """See `Coder.encode`. Padding has no part in what is nearest.
+
+        With `limits` (n,) a chunk has one of so many of the first codes.
+        """
         number = len(chunks)
         shape = (number, len(mask), self.levels)
         codes = torch.empty(shape, dtype=torch.int64, device=chunks.device)
-        for real, rows in mask_groups(mask):
+        kinds = mask if limits is None else torch.cat([mask, limits[:, None]], dim=1)
+        for kind, rows in mask_groups(kinds):
+            real = kind[: mask.shape[1]].bool()
+            most = self.num_codes if limits is None else int(kind[-1])
             own = chunks if len(rows) == len(mask) else chunks[:, rows]
             whole = bool(real.all())
             rest = (own if whole else own[..., real]).flatten(0, 1)
-            for level, table in enumerate(self.tables):
+            for level, table in enumerate(self.tables[:, :most]):
                 shown = table if whole else table[:, real]
                 found = nearest(rest, shown)
                 codes[:, rows, level] = found.view(number, len(rows))
@@ -107,7 +117,8 @@ class TableCoder:
 
 
 def mask_groups(mask: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Which values are real (C,), and the chunks (m,) of which that is so; most chunks of a network share one."""
+    """Which values are real (C,), and the chunks (m,) of which that is so; most chunks of a network share one. Rows may
+    hold more that tells chunks apart."""
     if not len(mask):
         return []
     kinds, of_chunk = torch.unique(mask, dim=0, return_inverse=True)

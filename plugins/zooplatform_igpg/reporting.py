@@ -46,11 +46,7 @@ def fit_metrics(
             metrics[f"perplexity/level-{level}"] = math.exp(min(nll, 50.0))
         untold, _ = likelihood(model, job.validation, size, job.device, told=False)
         metrics["validation_nll_untold"] = untold
-    vectors = codec.code_vectors()
-    codes = vectors.isfinite().all(dim=2).sum(dim=1).double()  # (L,)
     longest = max(preparation.tables, key=lambda b: len(codec.places(b).levels))
-    levels_of = codec.places(longest).levels
-    bits = float(codes[levels_of].log2()[codec.mask(longest)].sum())
-    metrics["tokens"] = float(len(levels_of))
-    metrics["bits_per_weight"] = bits / max(1, blueprints[longest].vector.width)
+    metrics["tokens"] = float(len(codec.places(longest).levels))
+    metrics["bits_per_weight"] = codec.num_bits(longest) / max(1, blueprints[longest].vector.width)
     return metrics

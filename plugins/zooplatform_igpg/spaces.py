@@ -9,6 +9,7 @@ K codes, d values of a code.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -53,6 +54,9 @@ class Codec(Protocol):
 
     def code_vectors(self) -> torch.Tensor:
         """(L, K, d) what codes stand for; NaN where a level has fewer."""
+
+    def num_bits(self, blueprint: int) -> float:
+        """Of the codes of a network."""
 
     def encode(
         self, weights: torch.Tensor, blueprint: int, basins: torch.Tensor, dataset: str = ""
@@ -115,7 +119,7 @@ class VqCodec:
         settings = dict(self.settings)
         if self.centred:
             # Differences are no networks that images could be shown to.
-            settings |= dict.fromkeys(_FUNCTIONAL, False) | {"functional_weight": 0.0}
+            settings |= dict.fromkeys(_FUNCTIONAL, False) | {"functional_weight": 0.0, "bits": 0.0}
         report = self.tokenizer.fit_networks(data, config=settings, seed=seed)
         self.know(data)
         for number in sorted(set(train.networks.blueprints.tolist())):
@@ -141,6 +145,11 @@ class VqCodec:
 
     def code_vectors(self) -> torch.Tensor:
         return self.tokenizer.code_vectors()
+
+    def num_bits(self, blueprint: int) -> float:
+        vector = self.blueprints[blueprint].vector
+        values = sum(f.spec.num_elements for f in vector.fields if not f.aside)
+        return values * self.tokenizer.bits_per_weight(vector.layout, vector.layers())
 
     def know(self, data: GeneratorData) -> None:
         """Give it the images and the builder that encoding for the function needs; they are not stored."""
@@ -306,6 +315,9 @@ class KltCodec:
 
     def code_vectors(self) -> torch.Tensor:
         return self._values[None, :, None].clone()
+
+    def num_bits(self, blueprint: int) -> float:
+        return self._rank(blueprint) * math.log2(self.codes)
 
     def encode(
         self, weights: torch.Tensor, blueprint: int, basins: torch.Tensor, dataset: str = ""

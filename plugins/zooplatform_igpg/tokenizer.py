@@ -9,7 +9,6 @@ tokens, K codes, q levels, d values of a code.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,11 +19,12 @@ from zooplatform.interfaces import FitReport
 from zooplatform.layout import VectorLayout
 from zooplatform_chunk.columns import columns_of_population, columns_of_state
 from zooplatform_chunk.values import torch_dtype
+from zooplatform_igpg.allocation import measured_bits
 from zooplatform_igpg.coding import Coding
 from zooplatform_igpg.corpus import Corpus, chunk_sample, measure
 from zooplatform_igpg.diagnostics import CodeUse, Reconstruction
 from zooplatform_igpg.feedback import encode_for_function
-from zooplatform_igpg.kmeans import residual_tables
+from zooplatform_igpg.kmeans import nested_table, residual_tables
 from zooplatform_igpg.quantizers import TableCoder
 from zooplatform_igpg.vq_config import CONFIGS, TABLES, VqConfig
 from zooplatform_igpg.vq_learning import fit_model
@@ -112,7 +112,11 @@ class VqTokenizer:
         normaliser = measure(corpus, config.normalise)
         if config.quantizer in TABLES:
             tables = _tables(config, corpus, normaliser, data, seed)
-            self._coding = Coding(config, normaliser, TableCoder(tables.cpu()))
+            coder = TableCoder(tables.cpu())
+            bits = {}
+            if config.bits:
+                bits = measured_bits(config, coder, normaliser, list(corpus.plans.values()), data)
+            self._coding = Coding(config, normaliser, coder, bits)
             return {}, []
         learnt = fit_model(config, corpus, normaliser, data, seed)
         self._coding = Coding(config, normaliser, LearnedCoder(learnt.model, config))
@@ -121,7 +125,6 @@ class VqTokenizer:
     def measure(self, networks: WeightDataset | Iterable[StateDict]) -> dict[str, float]:
         """Rate, error and use of the codebooks, see `fit_networks`, on at most some hundred of the networks."""
         coding = self._fitted()
-        bits = math.log2(coding.coder.num_codes)
         use, error = CodeUse(coding.coder.levels, coding.coder.num_codes), Reconstruction()
         most, looked = 0, 0
         for plan, every, _ in Corpus(coding.config, networks).groups():
@@ -133,7 +136,7 @@ class VqTokenizer:
             use.add(codes)
             error.add("normalised_mse", pair.normalise(decoded), pair.normalise(values))
             error.add_values("relative_mse", plan.columns(decoded), plan.columns(values))
-            error.add_bits(codes[0].numel() * bits, plan.num_values)
+            error.add_bits(coding.num_bits(plan), plan.num_values)
             most = max(most, codes[0].numel())
             if looked >= _LOOKED_AT:
                 break
@@ -166,9 +169,9 @@ class VqTokenizer:
 
     def bits_per_weight(self, layout: Layout, layers: Sequence[LayerSpec] = ()) -> float:
         """Bits of all tokens over the values that they stand for, padding included."""
-        values = self._fitted().plan(layout, layers).num_values
-        tokens = self.num_tokens(layout, layers)
-        return tokens * math.log2(self.codebook_size) / values if values else 0.0
+        coding = self._fitted()
+        plan = coding.plan(layout, layers)
+        return coding.num_bits(plan) / plan.num_values if plan.num_values else 0.0
 
     def to(self, device: str | torch.device) -> None:
         """Where encoding and decoding run; tokens and weights come back to where those given lie.
@@ -261,7 +264,8 @@ class VqTokenizer:
 
         codes = encode_for_function(
             coding.coder, plan, coding.normaliser.pair(plan), plan.values(columns, len(weights)),
-            build(blueprint), images[: coding.config.feedback_images], coding.config, say,
+            build(blueprint), images[: coding.config.feedback_images], coding.config,
+            coding.limits(plan), say,
         )  # fmt: skip
         return coding.batch(plan, codes, plan.bytes_aside(columns) if plan.aside_bytes else None)
 
@@ -339,14 +343,10 @@ def _tables(
         if data is not None and data.progress is not None:
             data.progress("k-means", iteration, config.iterations)
 
-    return residual_tables(
-        sample,
-        config.codebook_size,
-        config.levels,
-        seed=seed,
-        iterations=config.iterations,
-        say=say,
-    )
+    more: dict[str, Any] = {"seed": seed, "iterations": config.iterations, "say": say}
+    if config.bits:
+        return nested_table(sample, config.codebook_size, **more)[None]
+    return residual_tables(sample, config.codebook_size, config.levels, **more)
 
 
 def _columns(

@@ -50,6 +50,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "quantizer": "kmeans", "mode": "unit", "chunk_size": 4, "codebook_size": 512,
         "feedback": True, "refit": True,
     },
+    # 2 bits a weight, shared out among layers by what their errors do.
+    "shared": {
+        "quantizer": "kmeans", "mode": "unit", "chunk_size": 4, "codebook_size": 2048, "bits": 2.0,
+        "feedback": True, "refit": True,
+    },
 }  # fmt: skip
 
 
@@ -63,12 +68,15 @@ class VqConfig:
         normalise: one of `normalise.NORMALISATIONS`.
         quantizer: one of `QUANTIZERS`.
         codebook_size: K; `fsq` has the product of `fsq_levels` instead.
+        bits: bits a weight that are shared out among layers, to each the more codes the more its errors change outputs
+            (`allocation`); 0 gives all layers all codes.
         levels: tables of residuals, each chunk's codes one after the other (`kmeans`, `rvq`).
         sample: chunks that tables are learnt from.
         iterations: at most so many of Lloyd's.
         feedback: whether encoding for the function pushes errors into the weights still to be coded.
         refit: whether it first fits each layer anew to what the original network computed.
         metric: how such encoding chooses codes: `plain` nearest in weights, or `hessian`, nearest in outputs.
+        beam: for every unit it keeps so many sequences of codes; 1 takes the best code at every chunk. One level only.
         sweeps: how often it goes over all codes again, each chosen anew with all others held.
         tries: so many encodings are made, in other orders, of which the one nearest in outputs is kept.
         damping: what is added to the diagonal of a layer's second moments, as a share of its mean.
@@ -96,16 +104,18 @@ class VqConfig:
     normalise: str = "layer"
     quantizer: str = "kmeans"
     codebook_size: int = 512
+    bits: float = 0.0
     levels: int = 1
     sample: int = 200_000
     iterations: int = 25
     feedback: bool = False
     refit: bool = False
     metric: str = "hessian"
+    beam: int = 16
     sweeps: int = 2
     tries: int = 1
-    damping: float = 0.001
-    refit_damping: float = 0.003
+    damping: float = 0.01
+    refit_damping: float = 0.01
     feedback_images: int = 256
     feedback_rows: int = 2048
     network: str = "mlp"
@@ -135,7 +145,17 @@ class VqConfig:
     def __post_init__(self) -> None:
         for name in (
             *("chunk_size", "levels", "sample", "iterations", "feedback_images", "feedback_rows"),
-            *("tries", "slots", "code_dim", "width", "depth", "heads", "batch_size", "cycles"),
+            *(
+                "beam",
+                "tries",
+                "slots",
+                "code_dim",
+                "width",
+                "depth",
+                "heads",
+                "batch_size",
+                "cycles",
+            ),
         ):
             at_least(name, getattr(self, name), 1)
         at_least("codebook_size", self.codebook_size, 2)
@@ -153,6 +173,15 @@ class VqConfig:
             )
         if self.refit and not self.feedback:
             raise ConfigError("refit is a part of feedback; set feedback too.")
+        if self.bits and not (self.feedback and self.levels == 1 and self.bits > 0):
+            raise ConfigError(
+                f"bits is {self.bits}; it lies above 0, and layers share it by what coding with feedback changes: set "
+                "feedback, and one level."
+            )
+        if self.bits and self.codebook_size & (self.codebook_size - 1):
+            raise ConfigError(
+                f"codebook_size is {self.codebook_size}; with bits it is a power of two, as chunks have whole bits."
+            )
         if not self.fsq_levels or min(self.fsq_levels) < 2:
             raise ConfigError(f"fsq_levels is {list(self.fsq_levels)}; give numbers from 2 on.")
         if self.width % self.heads and self.network == "transformer":

@@ -69,6 +69,28 @@ def test_networks_come_back_from_their_codes(
     assert (found[0] == found[1]).float().mean() > 0.6
 
 
+def test_every_basin_has_components_of_its_own(
+    stripes_catalog: Catalog, stripes: GeneratorData, tmp_path: Path
+) -> None:
+    generator = IgpgGenerator()
+    report = generator.fit(stripes, config={**CONFIG, "basins": 2, "klt_rank": 3}, seed=0)
+    assert report.metrics["basins"] == 8  # of two data sets and two activations
+    for dataset in ("rows", "columns"):
+        assert _accuracy(stripes_catalog, stripes, generator, dataset, temperature=0) > 0.6
+    # At temperature 0 there is one network for each basin.
+    drawn: dict[int, set[bytes]] = {}
+    for batch in generator.sample(24, condition=Condition(dataset="rows"), seed=0, temperature=0):
+        for row, detail in zip(batch.weights, batch.details, strict=True):
+            drawn.setdefault(detail["basin"], set()).add(row.numpy().tobytes())
+    assert [len(alike) for alike in drawn.values()] == [1, 1]
+    assert len(set.union(*drawn.values())) == 2
+    generator.save(tmp_path)
+    again = IgpgGenerator()
+    again.load(tmp_path)
+    for one, other in zip(generator.sample(3, seed=0), again.sample(3, seed=0), strict=True):
+        assert torch.equal(one.weights, other.weights)
+
+
 def test_it_writes_the_same_after_it_was_stored(fitted: IgpgGenerator, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     again = IgpgGenerator()
@@ -85,7 +107,7 @@ def test_what_it_needs_is_said(stripes: GeneratorData) -> None:
     some = {"rows": stripes.images["rows"]}
     with pytest.raises(ConfigError, match="those of the data set 'columns' are not there"):
         IgpgGenerator().fit(replace(stripes, images=some), config=CONFIG, seed=0)
-    for key, value in (("align", True), ("center", "mean"), ("basins", "auto"), ("augment", 1)):
+    for key, value in (("align", True), ("center", "mean"), ("augment", 1)):
         with pytest.raises(ConfigError, match=f"set {key} to"):
             IgpgConfig.parse({"base": "activations", key: value})
     with pytest.raises(ConfigError, match="ridge is 0"):
