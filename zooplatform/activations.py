@@ -33,6 +33,8 @@ from zooplatform.symmetry import hidden_groups
 from zooplatform.symmetry.matching import assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zooplatform.layout import VectorLayout
 
 __all__ = ["ActivationSpace"]
@@ -57,6 +59,11 @@ class _Layer(NamedTuple):
     def size(self) -> int:
         """Activations of one image."""
         return len(self.positions) * self.units
+
+    @property
+    def free(self) -> bool:
+        """Whether all outputs may be moved together."""
+        return self.module.bias is not None or self.norm is not None
 
     @property
     def last(self) -> nn.Module:
@@ -89,6 +96,7 @@ class ActivationSpace:
             if name in vector.by_name and not vector.by_name[name].aside
         ]
         self._layers = self._look(positions)
+        self._of_images: dict[str, _Given] = {}
 
     @property
     def width(self) -> int:
@@ -172,7 +180,9 @@ class ActivationSpace:
                 for layer in self._layers:
                     own = self._units(values[None], layer)[0]
                     size = None if typical is None else self._variance(layer, typical)
-                    layer.module.forward = partial(_solved, layer, own, ridge, size)  # type: ignore[method-assign]
+                    layer.module.forward = partial(  # type: ignore[method-assign]
+                        _solved, layer, own, ridge, size, self._given
+                    )
                 self._module(self.images)
                 for value, offset in self._values:
                     row[offset : offset + value.numel()] = value.flatten()
@@ -180,6 +190,15 @@ class ActivationSpace:
             for module in taken:
                 module.__dict__.pop("forward", None)
         return found
+
+    def _given(self, layer: _Layer, x: torch.Tensor) -> _Given:
+        if x is not self.images:
+            return _Given.of(layer, x)
+        if (
+            layer.name not in self._of_images
+        ):  # what sees the images is given the same by every network
+            self._of_images[layer.name] = _Given.of(layer, x)
+        return self._of_images[layer.name]
 
     # --- the module ---------------------------------------------------------------------------------------------------
 
@@ -305,23 +324,42 @@ def _standard(units: torch.Tensor) -> torch.Tensor:
     return centred / length.clamp_min(1e-12)
 
 
+class _Given(NamedTuple):
+    """What a layer is given at its positions, r rows of I inputs: their mean (I,), the rows without it (r, I), the
+    mean products of these (I, I) float64, and the mean square of the inputs."""
+
+    middle: torch.Tensor
+    centred: torch.Tensor
+    moments: torch.Tensor
+    size: torch.Tensor
+
+    @classmethod
+    def of(cls, layer: _Layer, x: torch.Tensor) -> _Given:
+        rows = _inputs(layer.module, x, layer.positions).flatten(0, 1)
+        # What is common to all outputs is for the bias, or for the normalisation.
+        middle = rows.mean(dim=0) if layer.free else torch.zeros_like(rows[0])
+        centred = rows - middle
+        moments = (centred.T @ centred).double() / len(rows)
+        size = moments.diagonal().mean() + middle.double().square().mean()
+        return cls(middle, centred, moments, size.clamp_min(1e-12))
+
+
 def _solved(
-    layer: _Layer, wanted: torch.Tensor, ridge: float, variance: float | None, x: torch.Tensor
+    layer: _Layer,
+    wanted: torch.Tensor,
+    ridge: float,
+    variance: float | None,
+    given: Callable[[_Layer, torch.Tensor], _Given],
+    x: torch.Tensor,
 ) -> torch.Tensor:
     """What the layer puts out for inputs x, after its weights were found for them."""
     module, norm = layer.module, layer.norm
-    rows = _inputs(module, x)[:, layer.positions].flatten(0, 1)
-    target = wanted
-    # What is common to all outputs is for the bias, or for the normalisation.
-    free = module.bias is not None or norm is not None
-    middle = rows.mean(dim=0) if free else torch.zeros_like(rows[0])
-    level = target.mean(dim=0) if free else torch.zeros_like(target[0])
-    centred = rows - middle
+    middle, centred, moments, size = given(layer, x)
+    level = wanted.mean(dim=0) if layer.free else torch.zeros_like(wanted[0])
     # Sums are large and the ridge is small, but it is larger than what float32 rounds them by.
-    moments = (centred.T @ centred).double() / len(rows)
-    moments.diagonal().add_(ridge * rows.double().square().mean().clamp_min(1e-12))
-    crossed = (centred.T @ (target - level)).double() / len(rows)
-    slope = torch.linalg.solve(moments, crossed).T.to(rows.dtype)
+    held = moments + ridge * size * torch.eye(len(moments), dtype=moments.dtype)
+    crossed = (centred.T @ (wanted - level)).double() / len(centred)
+    slope = torch.linalg.solve(held, crossed).T.to(centred.dtype)
     if norm is None:
         if module.bias is not None:
             module.bias.copy_(level - slope @ middle)
@@ -355,12 +393,18 @@ def _normalised(
     return slope * factor[:, None]
 
 
-def _inputs(module: nn.Conv2d | nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """(m, positions, I) what each unit is given."""
+def _inputs(module: nn.Conv2d | nn.Linear, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(m, p, I) what each unit is given at some positions, flattened as the weights are."""
     if isinstance(module, nn.Linear):
-        return x.reshape(len(x), -1, x.shape[-1])
+        return x.reshape(len(x), -1, x.shape[-1])[:, places]
     assert not isinstance(module.padding, str)
-    patches: torch.Tensor = F.unfold(
-        x, tuple(module.kernel_size), tuple(module.dilation), tuple(module.padding), tuple(module.stride)
-    )  # fmt: skip
-    return patches.transpose(1, 2)
+    (tall, wide), (down, right) = module.kernel_size, module.dilation
+    padded = F.pad(x, (module.padding[1],) * 2 + (module.padding[0],) * 2)
+    long = (padded.shape[3] - (wide - 1) * right - 1) // module.stride[1] + 1
+    seen = []
+    # Patches at the places alone: unfolding the whole map takes several times as long.
+    for place in places.tolist():
+        top, left = place // long * module.stride[0], place % long * module.stride[1]
+        rows = slice(top, top + (tall - 1) * down + 1, down)
+        seen.append(padded[:, :, rows, left : left + (wide - 1) * right + 1 : right])
+    return torch.stack(seen, dim=1).flatten(2)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zooplatform as zoo
-from zooplatform.activations import ActivationSpace
+from zooplatform.activations import ActivationSpace, _inputs
 from zooplatform.errors import ConfigError
 from zooplatform.layout import VectorLayout
 from zooplatform.symmetry import permute
@@ -193,3 +193,20 @@ def test_what_cannot_be_read_is_refused() -> None:
         space(nn.Sequential(twice, nn.ReLU(), twice))
     with pytest.raises(ConfigError, match=r"layout has no 2\.weight|layout has no"):
         ActivationSpace(_mlp(), _vector(_cnn()), torch.zeros(3, 9))
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Conv2d(2, 3, (3, 2), stride=(2, 3), padding=(0, 2)),
+        nn.Conv2d(2, 3, 3, padding=2, dilation=(2, 1)),
+    ],
+)
+def test_what_a_convolution_is_given_at_some_places(conv: nn.Conv2d) -> None:
+    x = torch.randn(4, 2, 9, 8, generator=torch.Generator().manual_seed(0))
+    out = conv(x).flatten(2).transpose(1, 2)  # (m, positions, O)
+    places = torch.tensor([0, 3, out.shape[1] // 2, out.shape[1] - 1])
+    given = _inputs(conv, x, places)
+    assert conv.bias is not None
+    torch.testing.assert_close(given @ conv.weight.flatten(1).T + conv.bias, out[:, places])
