@@ -23,6 +23,7 @@ import torch
 
 from zooplatform.errors import ConfigError
 from zooplatform.interfaces import Condition, FitReport, GeneratedBatch
+from zooplatform.scorecard.reconstruction import Reconstructs
 from zooplatform.testing.fits import FitContract, interrupting
 from zooplatform.testing.kinds import sample_generator_data
 from zooplatform.testing.saved_files import check_data_files
@@ -189,6 +190,24 @@ class GeneratorContract(FitContract):
         )
         assert cold <= warm + 1e-6
         assert len(_rows(_drawn(fitted, temperature=0.5, top_k=2))) == _NETWORKS
+
+    def test_networks_that_are_reconstructed_stay_as_they_were(
+        self, fitted: Any, data: GeneratorData
+    ) -> None:
+        """One that has no `reconstruct` has nothing to show."""
+        if not isinstance(fitted, Reconstructs):
+            return
+        for number, blueprint in enumerate(data.blueprints):
+            names = [one for one in data.train.ids if data.facts[one].blueprint == number][:3]
+            rows = [data.train.ids.index(one) for one in names]
+            weights = data.train.read(rows).weights.to(torch.float32).clone()
+            before = weights.clone()
+            made = fitted.reconstruct(weights, blueprint)
+            assert torch.equal(weights, before)
+            assert made.shape == weights.shape
+            assert made.isfinite().all()
+            alone = torch.cat([fitted.reconstruct(row[None], blueprint) for row in before])
+            torch.testing.assert_close(made, alone, rtol=1e-3, atol=1e-3)
 
     def test_an_unknown_option_is_refused(self, fitted: Any) -> None:
         with pytest.raises(ConfigError, match="no_such_option"):
