@@ -133,7 +133,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     reuse_freed_memory()
-    print("an epoch of 1,438 images, networks per minute of one thread")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    print(f"an epoch of 1,438 images, networks per minute of one thread, {instructions}")
     print(
         f"{'network':<26}{'stacked':>9}{'plain':>8}{'ratio':>8}{'at least':>10}{'loss apart':>13}"
     )

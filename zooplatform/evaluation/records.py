@@ -31,17 +31,18 @@ def versions() -> dict[str, str]:
 
 
 def machine(jobs: int, device: str) -> dict[str, Any]:
-    """What the times depend on."""
+    """What the times depend on, and the last bits of weights that are trained here."""
+    import torch
+
     found: dict[str, Any] = {
         "system": platform.system(),
         "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         "jobs": jobs,
         "device": device,
     }
     if device != "cpu":
-        import torch
-
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
 
