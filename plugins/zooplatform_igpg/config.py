@@ -65,9 +65,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "aligned": {
         "center": "none", "basins": 0, "align": True, "epochs": 60, "tokenizer": {"base": "best"},
     },
-    # The same by what networks do with unlabelled images in place of what they are: those that it writes work.
+    # By what networks do with unlabelled images in place of what they are: those that it writes work, whether they have
+    # a beginning in common or not.
     "activations": {
-        "codec": "activations", "center": "none", "basins": 0, "klt_rank": 32, "epochs": 60, "patience": 6,
+        "codec": "activations", "center": "none", "basins": "auto", "klt_rank": 32, "epochs": 60, "patience": 6,
         "batch_size": 32, "dim": 64, "depth": 2, "patch": 1,
     },
 }  # fmt: skip

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zooplatform.fitting import GeneratorData
 
 CONFIG: dict[str, Any] = {
-    "base": "activations", "klt_rank": 8, "epochs": 4, "dim": 32, "depth": 1, "heads": 2, "captions": 8,
+    "base": "activations", "basins": 0, "klt_rank": 8, "epochs": 4, "dim": 32, "depth": 1, "heads": 2, "captions": 8,
     "understanding_steps": 100, "understanding_captions": 400,
 }  # fmt: skip
 
