@@ -16,6 +16,7 @@ from zooplatform.formats.archives import MAX_RATIO
 from zooplatform.formats.dtypes import numpy_name, stored_bytes
 from zooplatform.formats.extras import need
 from zooplatform.formats.files import OpenFile
+from zooplatform.formats.hdf5_texts import Layout, read_texts
 from zooplatform.formats.limits import check_shape, name_notes, shown
 from zooplatform.formats.reader import ReaderBase
 from zooplatform.interfaces import CheckpointHeader, SourceFile, TensorSpec
@@ -196,15 +197,28 @@ class Hdf5Reader(ReaderBase):
     def _metadata(self) -> dict[str, str]:
         """Attributes of the file that are short texts (Keras: `backend`, `keras_version`)."""
         found: dict[str, str] = {}
+        varying = []
         for key in self._h5.attrs:
             attribute = self._h5.attrs.get_id(key)
             if attribute.shape != () or attribute.get_storage_size() > _MAX_TEXT:
+                continue
+            if self._h5py.check_vlen_dtype(attribute.dtype) is not None:
+                varying.append(key)
                 continue
             value = self._h5.attrs[key]
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
             if isinstance(text, str) and len(text) <= _MAX_TEXT:
                 found[key] = text
-        return found
+        texts = self._texts() if varying else {}
+        if lacking := [key for key in varying if key not in texts]:
+            self._notes.append(f"left out texts beside the arrays: {shown(', '.join(lacking))}")
+        return found | {key: text for key in varying if (text := texts.get(key)) is not None}
+
+    def _texts(self) -> dict[str, str | None]:
+        address_bytes, length_bytes = self._h5.id.get_create_plist().get_sizes()
+        layout = Layout(self._h5.userblock_size, address_bytes, length_bytes)
+        with self._path.open("rb") as file:
+            return read_texts(file, layout, self._address(self._h5), _MAX_TEXT)
 
     def _address(self, thing: Any) -> int:
         return int(self._h5py.h5o.get_info(thing.id).addr)

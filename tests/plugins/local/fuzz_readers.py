@@ -175,6 +175,14 @@ def with_length(source: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
     ], lambda data: struct.pack("<Q", len(data)) + data + source[8 + length :]
 
 
+def heap_alone(source: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """The beginning of the heap of texts in an HDF5 file, and how to put as many bytes back."""
+    at = source.index(b"GCOL")
+    return source[
+        at : at + 128
+    ], lambda data: source[:at] + (data + bytes(128))[:128] + source[at + 128 :]
+
+
 def same(source: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
     return source, lambda data: data
 
@@ -192,6 +200,7 @@ FORMATS: dict[str, tuple[str, Callable[[], tuple[bytes, Callable[[bytes], bytes]
     "npy": ("m.npy", lambda: same(npy_bytes())),
     "onnx": ("m.onnx", lambda: same(onnx_bytes())),
     "hdf5": ("m.h5", lambda: same(hdf5_bytes())),
+    "hdf5-heap": ("m.h5", lambda: heap_alone(hdf5_bytes())),
     "gguf": ("m.gguf", lambda: same(gguf_bytes())),
 }
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from zooplatform.formats.hdf5_file import Hdf5Reader
 
 h5py = pytest.importorskip("h5py")
 
@@ -165,3 +170,89 @@ def test_truncated(path: Path, refusal) -> None:
     for size in (8, 100, 2000, len(data) - 1):
         path.write_bytes(data[:size])
         assert "HDF5 cannot" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"userblock_size": 512}, {"libver": "latest"}, {"libver": "v110"}],
+    ids=lambda more: "-".join(map(str, more.values())) or "usual",
+)
+def test_texts_beside_the_arrays(more: dict, path: Path) -> None:
+    texts = {"backend": "tensorflow", "version": "3.1 \u00e4", "nothing": ""}
+    with h5py.File(path, "w", **more) as file:
+        file["w"] = np.ones(3, "<f4")
+        file.attrs.update(texts)
+        file.attrs["long"] = "x" * 5000
+        file.attrs["several"] = ["a", "b"]
+        file.attrs["fixed"] = np.bytes_(b"abc")
+        file.attrs["number"] = 3
+    reader = Hdf5Reader(path)
+    assert reader.header.metadata == {**texts, "fixed": "abc"}
+    assert reader.header.notes == ()
+    reader.close()
+
+
+def test_texts_that_lie_elsewhere_are_named(path: Path, read) -> None:
+    with h5py.File(path, "w", libver="latest") as file:
+        file["w"] = np.ones(3, "<f4")
+        for number in range(9):  # more than eight are kept in a tree
+            file.attrs[f"key{number}"] = "text"
+    checkpoint, values = read(path)
+    assert list(values) == ["w"]
+    assert checkpoint.header.metadata == {}
+    assert checkpoint.header.notes[0].startswith("left out texts beside the arrays: 'key0, key1")
+
+
+# What is put where in a file with one text: the library would follow the first heap for ever and make room for 4 GB.
+DAMAGE = {
+    "an object of no size": (lambda data: data.index(b"GCOL") + 16, bytes(16)),
+    "free space of no size": (lambda data: data.index(b"tensorflow") + 16, bytes(16)),
+    "a length of 4 GB": (lambda data: _length(data), b"\xff\xff\xff\xff"),
+    "a heap beyond the file": (lambda data: _length(data) + 4, b"\x00\x00\x00\x7f"),
+    "a heap that is none": (lambda data: data.index(b"GCOL"), b"GONE"),
+    "an object of another number": (lambda data: data.index(b"GCOL") + 16, b"\x07\x00"),
+}
+
+
+def _length(data: bytes) -> int:
+    """Where the length of the text stands, before the address of its heap."""
+    return data.index((10).to_bytes(4, "little") + data.index(b"GCOL").to_bytes(8, "little"))
+
+
+_READ = """
+import json, resource, sys
+from pathlib import Path
+from zooplatform.formats.hdf5_file import Hdf5Reader
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+reader = Hdf5Reader(Path(sys.argv[1]))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([reader.header.metadata, list(reader.header.notes), bytes(reader.buffer("w")).hex(), grown]))
+"""
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_text_costs_nothing_but_itself(damage: str, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["w"] = np.ones(3, "<f4")
+        file.attrs["backend"] = "tensorflow"
+    place, put = DAMAGE[damage]
+    data = bytearray(path.read_bytes())
+    at = place(bytes(data))
+    data[at : at + len(put)] = put
+    path.write_bytes(data)
+    # In a process of its own, as the library would not come back.
+    done = subprocess.run(
+        [sys.executable, "-c", _READ, str(path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metadata, notes, values, grown = json.loads(done.stdout)
+    assert values == np.ones(3, "<f4").tobytes().hex()
+    assert grown < 64 << 10  # in KB, mostly the library itself
+    if damage == "free space of no size":  # it lies behind the text, which is found before it
+        assert (metadata, notes) == ({"backend": "tensorflow"}, [])
+    elif damage == "a length of 4 GB":  # as a text too long to be metadata
+        assert (metadata, notes) == ({}, [])
+    else:
+        assert (metadata, notes) == ({}, ["left out texts beside the arrays: 'backend'"])
