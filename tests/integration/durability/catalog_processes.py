@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -112,17 +113,31 @@ def write_one(
     return catalog.ingest(tensor_file(folder, writer, number)).checkpoint_ids
 
 
-def write(path: str, kind: str, writer: int, start: int, count: int, acknowledge: str) -> None:
-    """Write batches `start` to `start + count`; each is acknowledged durably once the catalog said it is stored."""
+def write(
+    path: str, kind: str, writer: int, start: int, count: int, acknowledge: str, seen: str = ""
+) -> None:
+    """Write batches `start` to `start + count`; each is acknowledged durably once the catalog said it is stored.
+
+    With `seen`, a file in which a reader says how many states it saw, the second batch waits for one and the third for
+    two, so that the reader sees what happens however seldom it gets a turn.
+    """
     catalog = open_catalog(path, create=True)
     folder = Path(acknowledge).parent
     kinds = ("population", "tensors") if kind == "both" else (kind,)
     with Path(acknowledge).open("a", encoding="utf-8") as log:
         for number in range(start, start + count):
+            _wait_for(seen, min(number - start, 2))
             ids = write_one(catalog, folder, kinds[number % len(kinds)], writer, number)
             log.write(json.dumps([kinds[number % len(kinds)], writer, number, ids]) + "\n")
             log.flush()
             os.fsync(log.fileno())
+
+
+def _wait_for(seen: str, states: int) -> None:
+    deadline = time.monotonic() + 30
+    while seen and int(Path(seen).read_text(encoding="utf-8") or 0) < states:
+        assert time.monotonic() < deadline, "the reader sees nothing"
+        time.sleep(0.005)
 
 
 def compact(path: str, times: int = 1) -> None:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-def poll(catalog: Catalog, running: list[Process], seconds: float = 60.0) -> int:
-    """Read until the writers have ended; returns how many different states were seen."""
+def poll(
+    catalog: Catalog, running: list[Process], seconds: float = 60.0, seen: Path | None = None
+) -> int:
+    """Read until the writers have ended; returns how many different states were seen, and tells writers in `seen`."""
     states: set[frozenset[str]] = set()
     deadline = time.monotonic() + seconds
     waiting = list(running)
@@ -34,6 +36,8 @@ def poll(catalog: Catalog, running: list[Process], seconds: float = 60.0) -> int
         names = assert_no_half_commit(catalog)
         assert all(names >= before for before in states), "a commit disappeared"
         states.add(frozenset(names))
+        if seen is not None:
+            seen.write_text(str(len(states)), encoding="utf-8")
         waiting = [p for p in waiting if p.alive()]
         assert time.monotonic() < deadline
     for process in running:
@@ -46,14 +50,15 @@ def test_writers_with_different_keys(pool: Pool, tmp_path: Path, writers: int, w
     """None of them finds a catalog, so they also create it at the same moment."""
     path = tmp_path / "catalog"
     logs = [tmp_path / f"acknowledged-{w}" for w in range(writers)]
+    seen = tmp_path / "seen"
+    seen.touch()
+    arguments = {"path": path, "kind": "both", "count": writes, "seen": seen}
     running = [
-        pool.start(
-            "write", path=path, kind="both", writer=w, start=w, count=writes, acknowledge=log
-        )
+        pool.start("write", writer=w, start=w, acknowledge=log, **arguments)
         for w, log in enumerate(logs)
     ]
     catalog = open_catalog(path, create=True)
-    assert poll(catalog, running) > 2
+    assert poll(catalog, running, seen=seen) > 2
     writes_done = [entry for log in logs for entry in acknowledged(log)]
     assert len(writes_done) == writers * writes
     for reader in (catalog, open_catalog(path)):
