@@ -28,12 +28,14 @@ class Column(NamedTuple):
     Attributes:
         own: J of the inputs.
         table: (K, J) in normalised weights.
+        metric: (B or 1, J, J), which an error in normalised weights is multiplied by before it is squared.
         inverse: (B or 1, J, J), which an error is multiplied by for what it leaves.
         later: (B or 1, J, I - own.stop), how weights still to be coded make up for what is left.
     """
 
     own: slice
     table: torch.Tensor
+    metric: torch.Tensor
     inverse: torch.Tensor
     later: torch.Tensor
 
@@ -53,38 +55,29 @@ def search(
         columns: the chunks in the order of coding, by their number.
         width: w.
     """
-    codes = torch.empty(
-        (*weights.shape[:2], len(columns)), dtype=torch.int64, device=weights.device
-    )
-    found = torch.empty_like(weights)
     most = max((len(one.table) for one in columns.values()), default=1)
     step = max(1, _AT_ONCE // max(1, len(weights) * width * most))
-    for first in range(0, weights.shape[1], step):
-        units = slice(first, first + step)
-        codes[:, units], found[:, units] = _searched(
-            weights[:, units], mean[units], spread[units], columns, width
-        )
-    return codes, found
-
-
-def _searched(
-    weights: torch.Tensor,
-    mean: torch.Tensor,
-    spread: torch.Tensor,
-    columns: Mapping[int, Column],
-    width: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    if weights.shape[1] > step:  # units have nothing to do with each other
+        parts = [
+            search(
+                weights[:, at : at + step],
+                mean[at : at + step],
+                spread[at : at + step],
+                columns,
+                width,
+            )
+            for at in range(0, weights.shape[1], step)
+        ]
+        return torch.cat([codes for codes, _ in parts], 1), torch.cat([one for _, one in parts], 1)
     number, units, _ = weights.shape
     # Of every sequence: weights still to be coded, weights coded, codes in the order of coding, and what it leaves.
     rest, found = weights.unsqueeze(2), weights.unsqueeze(2).clone()
     path = torch.empty((number, units, 1, 0), dtype=torch.int64, device=weights.device)
     cost = torch.zeros((number, units, 1), device=weights.device)
-    for own, table, inverse, later in columns.values():
+    for own, table, metric, inverse, later in columns.values():
         middle, scale = mean[:, None, own], spread[:, None, own]
         left = ((rest[..., own] - middle) / scale).flatten(1, 2)
-        # Spreads differ between units only where every position has its own; what is best is judged by their mean.
-        factor = spread[:, own].mean(0).unsqueeze(1) * inverse
-        errors = _errors(left @ factor, table @ factor, cost.flatten(1))
+        errors = _errors(left @ metric, table @ metric, cost.flatten(1))
         errors = errors.view(number, units, -1, len(table))
         many = min(width, errors[0, 0].numel())
         cost, chosen = errors.flatten(2).topk(many, dim=2, largest=False)

@@ -89,20 +89,28 @@ class _Layer(NamedTuple):
         """(q, K, d) the codes that a chunk may have."""
         return self.tables if self.limits is None else self.tables[:, : self.limits[at]]
 
+    def scaled(self, own: slice, factor: torch.Tensor) -> torch.Tensor:
+        """(B or 1, J, J), which an error in normalised weights is multiplied by; `factor` is for weights as they are.
+
+        Spreads differ between units only where every position has its own; the nearest is judged by their mean then.
+        """
+        return self.spread[:, own].mean(0).unsqueeze(1) * factor
+
     def searched(
         self, columns: Mapping[int, slice], codes: torch.Tensor, width: int
     ) -> torch.Tensor:
         """As `carried`, with several sequences of codes for every unit."""
         factors = _inverse_factors(self.moments)
-        ready = {
-            at: Column(
+        ready = {}
+        for at, own in columns.items():
+            inverse = torch.linalg.inv(factors[:, own, own])
+            ready[at] = Column(
                 own,
                 self.codes_of(at)[0, :, : own.stop - own.start],
-                torch.linalg.inv(factors[:, own, own]),
+                self.scaled(own, inverse),
+                inverse,
                 factors[:, own, own.stop :],
             )
-            for at, own in columns.items()
-        }
         codes[..., 0], found = search(self.weights, self.mean, self.spread, ready, width)
         return found
 
@@ -150,8 +158,7 @@ class _Layer(NamedTuple):
         rest = (wanted - mean) / spread
         total = torch.zeros_like(rest)
         plain = self.metric == "plain" or width == 1
-        # Spreads differ between units only where every position has its own; nearest is then judged by their mean.
-        scaled = spread.mean(0).unsqueeze(1) * factor
+        scaled = self.scaled(own, factor)
         codes = []
         for table in self.codes_of(at):
             shown = table[:, :width]

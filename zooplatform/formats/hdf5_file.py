@@ -200,9 +200,10 @@ class Hdf5Reader(ReaderBase):
         varying = []
         for key in self._h5.attrs:
             attribute = self._h5.attrs.get_id(key)
-            if attribute.shape != () or attribute.get_storage_size() > _MAX_TEXT:
+            kind = self._h5py.check_string_dtype(attribute.dtype)
+            if kind is None or attribute.shape != () or attribute.get_storage_size() > _MAX_TEXT:
                 continue
-            if self._h5py.check_vlen_dtype(attribute.dtype) is not None:
+            if kind.length is None:
                 varying.append(key)
                 continue
             value = self._h5.attrs[key]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "read_texts"]
 
 _ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
+# Of an object's header, the bytes of each, and objects of heaps that are passed on the way to all texts.
 _MOST_BLOCKS, _MOST_BLOCK, _MOST_OBJECTS = 64, 1 << 20, 100_000
 
 
@@ -63,6 +64,7 @@ def read_texts(file: BinaryIO, layout: Layout, header: int, most: int) -> dict[s
 class _Reader:
     def __init__(self, file: BinaryIO, layout: Layout) -> None:
         self._file, self._layout = file, layout
+        self._objects_left = _MOST_OBJECTS
 
     def _bytes(self, address: int, number: int) -> bytes:
         """So many bytes at an address, or fewer at the end of the file."""
@@ -138,8 +140,9 @@ class _Reader:
         if start[:5] != b"GCOL\x01":
             raise _Damaged
         place, end = heap + before, heap + int.from_bytes(start[8 : 8 + width], "little")
-        for _ in range(_MOST_OBJECTS):
-            if place + before > end:
+        while place + before <= end:
+            self._objects_left -= 1
+            if self._objects_left < 0:
                 raise _Damaged
             found = self._bytes(place, before)
             number = int.from_bytes(found[:2], "little")

@@ -283,28 +283,28 @@ def read_task(
         )
     first, *others = (_read(name, one, where, source) for one in preparation.variants)
     notes = []
-    test = first.test
     if others:
-        test, dropped = _unseen(test, [other.train for other in others])
         notes.append(
             f"Data set {name!r} was split in {len(others) + 1} ways; the images are those of "
-            f"{preparation.variants[0].networks:,} of {preparation.networks:,} networks. {dropped:,} of its test "
-            "images are left out, which others trained on."
+            f"{preparation.variants[0].networks:,} of {preparation.networks:,} networks."
         )
     if final:
         recipe = replace(preparation.variants[0].recipe, folder=where)
         seen = [part for one in (first, *others) for part in (one.train, one.test)]
         test, _ = _unseen(read_unused(source or recipe.source[0], recipe), seen)
         test = Split(test.x[:_MOST_FINAL], test.y[:_MOST_FINAL])
-        if not len(test.y):
-            raise ConfigError(
-                f"Data set {name!r}: its networks were trained or tested on all images, so none is left for a last "
-                "look. Leave it out, or grow networks on fewer (data.train)."
-            )
+    elif others:
+        test, dropped = _unseen(first.test, [other.train for other in others])
+        notes[0] += f" {dropped:,} of its test images are left out, which others trained on."
+    else:
+        test = first.test
     if not len(test.y):
         raise ConfigError(
-            f"Data set {name!r}: of the test images of some networks none is unseen by the others. Choose networks "
-            "of one recipe in the query."
+            f"Data set {name!r}: its networks were trained or tested on all images, so none is left for a last look. "
+            "Leave it out, or grow networks on fewer (data.train)."
+            if final
+            else f"Data set {name!r}: of the test images of some networks none is unseen by the others. Choose "
+            "networks of one recipe in the query."
         )
     kept = len(first.train.y) - round(VALIDATION_SHARE * len(first.train.y))
     if not 0 < kept < len(first.train.y):

@@ -62,6 +62,18 @@ def test_all_sequences_kept_find_the_best_there_is(order: list[int] | None) -> N
     assert few.sum() < 0.95 * greedy.sum()
 
 
+def test_layers_of_many_units_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, weights, moments = _layer(2)
+    spread = torch.linspace(0.5, 2, 15).view(3, 5)  # parts are judged by the mean of all units
+
+    def codes() -> torch.Tensor:
+        return code_columns(table, weights, moments, torch.zeros(3, 5), spread, beam=4)[1]
+
+    together = codes()
+    monkeypatch.setattr("zooplatform_igpg.beam._AT_ONCE", 1)
+    assert torch.equal(codes(), together)
+
+
 def test_chunks_keep_to_their_codes() -> None:
     table, weights, moments = _layer(1)
     mean, spread = torch.zeros(3, 5), torch.ones(3, 5)

@@ -185,7 +185,10 @@ def test_texts_beside_the_arrays(more: dict, path: Path) -> None:
         file.attrs["long"] = "x" * 5000
         file.attrs["several"] = ["a", "b"]
         file.attrs["fixed"] = np.bytes_(b"abc")
-        file.attrs["number"] = 3
+        kind = h5py.h5t.py_create(h5py.vlen_dtype("<i4"), logical=True)
+        h5py.h5a.create(file.id, b"rows", kind, h5py.h5s.create(h5py.h5s.SCALAR))
+        pair = np.dtype([("text", h5py.string_dtype()), ("number", "<i4")])
+        file.attrs.create("pair", np.array(("text", 1), dtype=pair), dtype=pair)
     reader = Hdf5Reader(path)
     assert reader.header.metadata == {**texts, "fixed": "abc"}
     assert reader.header.notes == ()
